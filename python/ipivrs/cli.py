@@ -1,0 +1,292 @@
+"""The shell's face: `ipivrs run | explain | info`.
+
+Exit codes: 0 fine; 1 a violation was found; 2 bad input; 130 interrupted; 141 the reader of a pipe went away.
+"""
+
+import errno
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, cast, get_args
+
+import numpy as np
+import typer
+from rich.text import Text
+from typer.core import TyperGroup
+
+from ipivrs import __version__, _core, names, report
+from ipivrs.explanation import explanation
+from ipivrs.icr import explain as explain_icr
+from ipivrs.machine import describe, machine
+from ipivrs.options import BadInputError, choice, did_you_mean, number, numbers
+from ipivrs.results import run as run_recording
+from ipivrs.terminal import complain, escape_what_cannot_be_shown, show, show_json
+
+_VIOLATION = 1
+_BAD_INPUT = 2
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+_U8_MAX = 2**8 - 1
+_U16_MAX = 2**16 - 1
+_U32_MAX = 2**32 - 1
+_U64_MAX = 2**64 - 1
+
+# typer has click's exceptions, but exports only this one of them: reach the others as its ancestors.
+_ClickException = cast("type[Exception]", typer.BadParameter.__mro__[2])
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are a line or two on stderr and an exit code: never a traceback, never a box."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command line, give its exit code."""
+        escape_what_cannot_be_shown()
+        try:
+            code = super().main(*args, **(kwargs | {"standalone_mode": False})) or 0
+            sys.stdout.flush()
+        except BadInputError as error:
+            complain(str(error))
+            code = _BAD_INPUT
+        except _ClickException as error:
+            complain(_usage_message(error))
+            code = _BAD_INPUT
+        except OSError as error:
+            code = _output_lost(error)
+        if kwargs.get("standalone_mode", True):
+            sys.exit(code)
+        return code
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. What ends it early is met here, before typer turns it into something else."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            complain("interrupted")
+            return _INTERRUPTED
+        except OSError as error:
+            return _output_lost(error)
+        return code
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, or name the nearest one."""
+        known = self.list_commands(ctx)
+        if args[0] not in known:
+            raise BadInputError(f"no command {args[0]}: it is one of {', '.join(known)}{did_you_mean(args[0], known)}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="ipivrs",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _usage_message(error: Exception) -> str:
+    """What typer found wrong with the command line, in one line that leads on."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if hasattr(error, "possibilities"):  # NoSuchOption
+        known = [name for param in context.command.params for name in param.opts] if context else []
+        option: str = getattr(error, "option_name", "")
+        message = f"no option {option}{did_you_mean(option, known)}"
+    else:
+        text = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+        message = text[:1].lower() + text[1:]
+    return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def _output_lost(error: OSError) -> int:
+    """Stop writing to stdout, so that the interpreter's last flush is quiet; complain unless its reader just left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return _BROKEN_PIPE
+    complain(f"the output cannot be written: {error.strerror}")
+    return _BAD_INPUT
+
+
+@contextmanager
+def _refusals_are_bad_input() -> Iterator[None]:
+    """A recording or an option that the core refuses is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
+
+
+def _given(**values: object) -> dict[str, Any]:
+    """The options that were given: the others keep the defaults of the function that takes them."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _number(option: str, text: str | None, low: int, high: int) -> int | None:
+    return None if text is None else number(option, text, low, high)
+
+
+def _choice(option: str, text: str | None, known: object) -> str | None:
+    return None if text is None else choice(option, text, get_args(known))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        show(f"ipivrs {__version__}")
+        raise typer.Exit
+
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+_NoIpiv = Annotated[bool, typer.Option("--no-ipiv", help="With the IPI-virtualization control = 0.")]
+_LastIndex = Annotated[str | None, typer.Option(metavar="N", help="Last PID-pointer index, 0 to 65535.")]
+
+
+@app.callback(invoke_without_command=True)
+def _ipivrs(
+    ctx: typer.Context,
+    version: Annotated[  # noqa: ARG001 (its callback is what counts)
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An emulator of Intel's IPI virtualization.
+
+    Numbers are decimal, or hexadecimal with 0x in front.
+    """
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+@app.command()
+def run(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="perf.data, or perf script, ftrace, trace-cmd text.")
+    ],
+    apic: Annotated[
+        str | None, typer.Option(metavar="x2apic|xapic", help="The guest's APIC mode, where the file does not show it.")
+    ] = None,
+    apic_ids: Annotated[
+        str | None, typer.Option(metavar="0,2,4", help="APIC IDs of vCPU 0, 1, ..., where the file does not show them.")
+    ] = None,
+    vcpus: Annotated[
+        str | None, typer.Option(metavar="N", help="Number of vCPUs, if more than the file shows.")
+    ] = None,
+    last_index: _LastIndex = None,
+    pace: Annotated[
+        str | None, typer.Option(metavar="recorded|free", help="Keep the recorded order, or every sender for itself.")
+    ] = None,
+    process: Annotated[str | None, typer.Option(metavar="PID", help="Only the VM of this process.")] = None,
+    no_ipiv: _NoIpiv = False,
+    json: _Json = False,
+) -> int:
+    """Say which IPIs of a recording need no VM exit, and why the others do.
+
+    Several files are shown side by side; with --json they are a list.
+    """
+    options = _given(
+        apic=_choice("--apic", apic, names.Apic),
+        apic_ids=None if apic_ids is None else numbers("--apic-ids", apic_ids, 0, _U16_MAX),
+        vcpus=_number("--vcpus", vcpus, 1, _U16_MAX + 1),
+        last_index=_number("--last-index", last_index, 0, _U16_MAX),
+        pace=_choice("--pace", pace, names.Pace),
+        process=_number("--process", process, 0, _U32_MAX),
+    )
+    with _refusals_are_bad_input():
+        results = [run_recording(file, ipi_virtualization=not no_ipiv, **options) for file in files]
+    if json:
+        dicts = [result.as_dict() for result in results]
+        show_json(dicts[0] if len(dicts) == 1 else dicts)
+    elif len(results) == 1:
+        show(report.full(results[0]))
+    else:
+        show(report.side_by_side(results))
+    return _VIOLATION if any(result.violations for result in results) else 0
+
+
+@app.command()
+def explain(
+    icr: Annotated[
+        str | None,
+        typer.Argument(metavar="ICR", help="The value written; in xAPIC mode with ICR_HI in bits 63:32."),
+    ] = None,
+    vector: Annotated[str | None, typer.Option(metavar="N", help="0 to 255, instead of an ICR.")] = None,
+    dest: Annotated[str | None, typer.Option(metavar="N", help="Destination, default 0.")] = None,
+    mode: Annotated[str | None, typer.Option(metavar="NAME", help="Delivery mode, default fixed.")] = None,
+    destination_mode: Annotated[str | None, typer.Option(metavar="physical|logical", help="Default physical.")] = None,
+    level: Annotated[str | None, typer.Option(metavar="deassert|assert", help="Default deassert.")] = None,
+    trigger: Annotated[str | None, typer.Option(metavar="edge|level", help="Default edge.")] = None,
+    shorthand: Annotated[str | None, typer.Option(metavar="none|self|all|all-but-self", help="Default none.")] = None,
+    apic: Annotated[str, typer.Option(metavar="x2apic|xapic", help="The sender's APIC mode.")] = "x2apic",
+    access: Annotated[
+        str | None, typer.Option(metavar="icr|self-ipi", help="The register written, default icr.")
+    ] = None,
+    vcpus: Annotated[
+        str | None, typer.Option(metavar="N", help="Go on through the table and descriptors of N vCPUs.")
+    ] = None,
+    last_index: _LastIndex = None,
+    no_ipiv: _NoIpiv = False,
+    json: _Json = False,
+) -> int:
+    """Say what the processor does when a guest writes one ICR value, and which clause of the manual decides."""
+    mode_of_apic = choice("--apic", apic, get_args(names.Apic))
+    dest_option, dest_max = ("--dest with --apic xapic", _U8_MAX) if mode_of_apic == "xapic" else ("--dest", _U32_MAX)
+    fields = _given(
+        vector=_number("--vector", vector, 0, _U8_MAX),
+        dest=_number(dest_option, dest, 0, dest_max),
+        mode=_choice("--mode", mode, names.DeliveryMode),
+        destination_mode=_choice("--destination-mode", destination_mode, names.DestinationMode),
+        level=_choice("--level", level, names.Level),
+        trigger=_choice("--trigger", trigger, names.Trigger),
+        shorthand=_choice("--shorthand", shorthand, names.Shorthand),
+    )
+    value = _number("ICR", icr, 0, _U64_MAX)
+    if value is None and "vector" not in fields:
+        raise BadInputError("give an ICR such as 0x1000000fb, or --vector with --dest, --mode and so on")
+    if value is not None and fields:
+        raise BadInputError(f"give either an ICR or --{next(iter(fields)).replace('_', '-')} and the like, not both")
+    setting = _given(
+        apic=mode_of_apic,
+        access=_choice("--access", access, names.Access),
+        vcpus=_number("--vcpus", vcpus, 1, _U16_MAX + 1),
+        last_index=_number("--last-index", last_index, 0, _U16_MAX),
+    )
+    with _refusals_are_bad_input():
+        answer = explain_icr(value, **fields, **setting, ipi_virtualization=not no_ipiv).as_dict()
+    if json:
+        show_json(answer)
+    else:
+        show(explanation(answer))
+    if "last_index" not in setting:
+        _check_that_the_target_exists(answer, setting.get("vcpus"))
+    return 0
+
+
+def _check_that_the_target_exists(answer: dict[str, Any], vcpus: int | None) -> None:
+    """An APIC ID that no vCPU has is most likely a slip, though the processor has an answer. Broadcasts are meant."""
+    destination = answer["fields"]["destination"]
+    broadcast = destination == (_U8_MAX if answer["apic"] == "xapic" else _U32_MAX)
+    if vcpus is None or broadcast or "last PID-pointer index" not in answer["clause"]:
+        return
+    raise BadInputError(
+        f"APIC ID {destination} is beyond the PID-pointer table of {vcpus} vCPUs (IDs 0 to {vcpus - 1}):\n"
+        f"give a destination of 0 to {vcpus - 1}, raise --vcpus, "
+        f"or use --last-index {vcpus - 1} to ask about the bound itself"
+    )
+
+
+@app.command()
+def info(json: _Json = False) -> int:
+    """Say what this ipivrs is made of, and what this machine has of IPI virtualization."""
+    build = {**_core.build_info(), "python": platform.python_version(), "numpy": np.__version__}
+    found = machine()
+    if json:
+        show_json({**build, "machine": found})
+        return 0
+    show(
+        *(Text(f"{name:8} {value}") for name, value in build.items()),
+        Text("\nThis machine (ipivrs needs none of it, it emulates the processor):", style="bold"),
+        *(Text(f"  {line}") for line in describe(found)),
+    )
+    return 0

@@ -1,0 +1,44 @@
+"""From the shell's words to values. Every refusal names the option, what is allowed and the nearest name."""
+
+from difflib import get_close_matches
+
+
+class BadInputError(Exception):
+    """What the user gave cannot be used; the message says what to change."""
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """The known word most like this one, if any is like it at all."""
+    matches = get_close_matches(word.lower(), known, n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The question to put behind an error message, or nothing."""
+    match = nearest(word, known)
+    return f"; did you mean {match}?" if match else ""
+
+
+def number(option: str, text: str, low: int, high: int) -> int:
+    """A number in decimal or, with 0x in front, in hexadecimal."""
+    allowed = f"{low} to {high} ({low:#x} to {high:#x})"
+    try:
+        value = int(text, 16 if text.lower().startswith("0x") else 10)
+    except ValueError:
+        raise BadInputError(f"{option} must be a number, {allowed}, such as 25 or 0x19; not {text!r}") from None
+    if not low <= value <= high:
+        raise BadInputError(f"{option} must be {allowed}, not {text}")
+    return value
+
+
+def numbers(option: str, text: str, low: int, high: int) -> list[int]:
+    """Numbers with commas between them."""
+    return [number(f"each of {option}", part.strip(), low, high) for part in text.split(",")]
+
+
+def choice(option: str, text: str, known: tuple[str, ...]) -> str:
+    """One of the known words, in any case."""
+    if text.lower() not in known:
+        question = did_you_mean(text, list(known))
+        raise BadInputError(f"{option} must be one of {', '.join(known)}; not {text!r}{question}")
+    return text.lower()

@@ -1,0 +1,248 @@
+"""The report of `ipivrs run` for people: one recording in full, or several side by side."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, cast
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ipivrs.advice import Advice, advice
+from ipivrs.results import Kind, RunResult
+
+_MOST_KINDS = 8
+_MOST_VCPUS = 16
+
+_FATES = {
+    "virtualized": "no exit: posted in the target's descriptor",
+    "self": "no exit: self-IPI virtualization",
+    "exited": "the hypervisor takes over",
+    "faulted": "#GP in the guest",
+    "escaped": "reached the physical local APIC",
+    "wild": "led to memory that is not the processor's to touch",
+}
+
+# What Linux x86-64 uses its IPI vectors for: arch/x86/include/asm/irq_vectors.h.
+_LINUX_VECTORS = {
+    0xF6: "irq work",
+    0xF8: "reboot",
+    0xFB: "call function single",
+    0xFC: "call function",
+    0xFD: "reschedule",
+}
+
+
+def full(result: RunResult) -> RenderableType:
+    """One recording: the verdict, then what became of the IPIs and why."""
+    sections = [
+        _verdict_with_file(result),
+        *_violations(result),
+        _section("What became of them", _fates(result)),
+        _section("VM exits by the clause that called for them", _exits(result)) if result.exits else None,
+        _section("What they were", _kinds(result)),
+        _section("Why they exit", *why(result)) if _needing_exit(result) else None,
+        _section("Posted vectors", *_posts(result)),
+        _section(result.recording["identified_by"], *_vcpus(result)),
+        _section("Notes", *_notes(result)) if result.recording["notes"] or result.recording["skipped"] else None,
+        _timing(result),
+    ]
+    return Group(*(section for section in sections if section is not None))
+
+
+def side_by_side(results: list[RunResult]) -> RenderableType:
+    """Several recordings: one column each, then a sentence or two about each."""
+    sentences = [
+        Group(
+            Text(),
+            Text(f"{name}: ", style="bold").append_text(verdict(result)),
+            *map(_indented, why(result)),
+            *_violations(result),
+        )
+        for name, result in zip(_names(results), results, strict=True)
+    ]
+    return Group(_comparison(results), *sentences)
+
+
+def verdict(result: RunResult) -> Text:
+    """The answer in one line."""
+    counts = result.counters
+    fine = counts["virtualized"] + counts["self"]
+    style = "bold green" if fine else "bold red"
+    return Text(f"{fine} of {counts['total']} IPIs need no VM exit ({_share(fine, counts['total'])})", style=style)
+
+
+def why(result: RunResult) -> Iterator[Text]:
+    """For each reason to exit: how many, what stands against them, and what to change. Most frequent first."""
+    total = result.counters["total"]
+    reasons: dict[Advice | str, int] = {}
+    for kind in _needing_exit(result):
+        reason = advice(kind["apic"], kind["delivery_mode"], kind["destination_mode"], kind["shorthand"])
+        key = reason or kind["clause"] or kind["fate"]
+        reasons[key] = reasons.get(key, 0) + kind["count"]
+    for key, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        what = f"{key.what}: {key}" if isinstance(key, Advice) else f"are decided by {key}."
+        yield Text(f"{count} of {total} {what}")
+
+
+def _needing_exit(result: RunResult) -> list[Kind]:
+    return [kind for kind in result.kinds if kind["fate"] not in ("virtualized", "self")]
+
+
+def _verdict_with_file(result: RunResult) -> RenderableType:
+    recording = result.recording
+    count = len(recording["vcpus"])
+    about = f"{recording['path']}: {recording['format']}, {recording['side']} side, {count} vCPUs"
+    return Group(verdict(result), Text(f"{about}, {recording['span_seconds']:.3f} s", style="dim"))
+
+
+def _violations(result: RunResult) -> Iterator[RenderableType]:
+    if result.violations:
+        lines = (f"{violation['kind']}: {violation['message']}" for violation in result.violations)
+        yield _section(f"Violations: {len(result.violations)}", *(Text(line, style="red") for line in lines))
+
+
+def _fates(result: RunResult) -> Table:
+    counts = cast("dict[str, int]", result.counters)
+    table = _table(">", ">", "", "")
+    table.show_header = False
+    for fate, meaning in _FATES.items():
+        if counts[fate]:
+            table.add_row(str(counts[fate]), _share(counts[fate], counts["total"]), fate, meaning)
+    return table
+
+
+def _exits(result: RunResult) -> Table:
+    table = _table(">count", "reason", "qualification", "clause")
+    for item in result.exits:
+        qualification = f"{item['qualification']:X}H"
+        table.add_row(str(item["count"]), f"{item['reason']} {item['name']}", qualification, item["clause"])
+    return table
+
+
+def _kinds(result: RunResult) -> Table:
+    table = _table(">count", ">share", "APIC", ">vector", "sent as", "became", "Linux uses it for")
+    for kind in result.kinds[:_MOST_KINDS]:
+        table.add_row(
+            str(kind["count"]),
+            _share(kind["count"], result.counters["total"]),
+            kind["apic"],
+            f"{kind['vector']} ({kind['vector']:X}H)",
+            _sent_as(kind),
+            kind["fate"],
+            _LINUX_VECTORS.get(kind["vector"], "") if kind["delivery_mode"] == "fixed" else "",
+        )
+    rest = result.kinds[_MOST_KINDS:]
+    if rest:
+        table.add_row(str(sum(kind["count"] for kind in rest)), "", "", "", f"{len(rest)} more kinds (--json has all)")
+    return table
+
+
+def _sent_as(kind: Kind) -> str:
+    """The fields that tell kinds apart; the level where it is not the usual one, or is what the message is about."""
+    destination = kind["destination_mode"] if kind["shorthand"] == "none" else kind["shorthand"]
+    says_level = kind["level"] == "assert" or kind["delivery_mode"] == "init"
+    return ", ".join([kind["delivery_mode"], destination, *([kind["level"]] if says_level else [])])
+
+
+def _posts(result: RunResult) -> Iterator[Text]:
+    counts, notices = result.counters, result.notifications
+    yield Text(
+        f"{counts['delivered']} delivered, {counts['coalesced']} coalesced (the vector was already pending), "
+        f"{counts['pending']} still pending"
+    )
+    yield Text(
+        f"{notices['sent']} notifications sent, {notices['coalesced']} not needed (ON was 1), "
+        f"{notices['suppressed']} suppressed (SN was 1), {notices['spurious']} with nothing left to do"
+    )
+
+
+def _vcpus(result: RunResult) -> Iterator[RenderableType]:
+    vcpus = result.recording["vcpus"]
+    several = len({vcpu["vm"] for vcpu in vcpus}) > 1
+    table = _table(">vCPU", ">APIC ID", ">thread", ">IPIs sent", ">virtualized", "name")
+    for vcpu in vcpus[:_MOST_VCPUS]:
+        name = f"{vcpu['vm']}.{vcpu['vcpu']}" if several else str(vcpu["vcpu"])
+        thread = "" if vcpu["thread"] is None else str(vcpu["thread"])
+        numbers = (str(vcpu["ipis_sent"]), str(vcpu["virtualized"]))
+        table.add_row(name, str(vcpu["apic_id"]), thread, *numbers, vcpu["name"])
+    yield table
+    if len(vcpus) > _MOST_VCPUS:
+        yield Text(f"and {len(vcpus) - _MOST_VCPUS} more (--json has all)")
+
+
+def _notes(result: RunResult) -> Iterator[Text]:
+    yield from (Text(f"- {note}") for note in result.recording["notes"])
+    yield from (Text(f"- {skip['count']} skipped: {skip['reason']}") for skip in result.recording["skipped"])
+
+
+def _timing(result: RunResult) -> RenderableType:
+    speed = f"{result.seconds:.3f} s, {result.ipis_per_second:,.0f} IPIs per second"
+    how = f"ipivrs {result.version}, engine {result.engine}, pace {result.pace}"
+    return Group(Text(), Text(f"{how}: {speed}", style="dim"))
+
+
+def _comparison(results: list[RunResult]) -> Table:
+    table = _table("", *(f">{name}" for name in _names(results)))
+    for label, cells in _comparison_rows(results):
+        table.add_row(label, *cells)
+    return table
+
+
+def _comparison_rows(results: list[RunResult]) -> Iterator[tuple[str, list[str]]]:
+    counts = [result.counters for result in results]
+    fine = [count["virtualized"] + count["self"] for count in counts]
+    yield "IPIs", [str(count["total"]) for count in counts]
+    yield "need no VM exit", list(map(str, fine))
+    yield "share", [_share(part, count["total"]) for part, count in zip(fine, counts, strict=True)]
+    yield "delivered", [str(count["delivered"]) for count in counts]
+    yield "coalesced", [str(count["coalesced"]) for count in counts]
+    exits = [_exits_by_condition(result) for result in results]
+    for condition in dict.fromkeys(condition for one in exits for condition in one):
+        yield f"exit: {condition}", [str(one.get(condition, 0)) for one in exits]
+
+
+def _exits_by_condition(result: RunResult) -> dict[str, int]:
+    """Exits by what a clause asks for, whichever section of the manual asks."""
+    counts: dict[str, int] = {}
+    for item in result.exits:
+        condition = item["clause"].partition(": ")[2] or item["clause"]
+        counts[condition] = counts.get(condition, 0) + item["count"]
+    return counts
+
+
+def _names(results: list[RunResult]) -> list[str]:
+    """The shortest names that tell the files apart: without directory and extension, without directory, in full."""
+    paths = [Path(result.recording["path"]) for result in results]
+    for short in ([path.name.partition(".")[0] for path in paths], [path.name for path in paths]):
+        if len(set(short)) == len(short):
+            return short
+    return list(map(str, paths))
+
+
+def _table(*headers: str) -> Table:
+    """A table without lines; headers that begin with ">" are of columns set flush right. Long cells fold."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for header in headers:
+        justify: Literal["left", "right"] = "right" if header.startswith(">") else "left"
+        table.add_column(header.removeprefix(">"), justify=justify, overflow="fold")
+    return table
+
+
+def _section(title: str, *parts: RenderableType) -> RenderableType:
+    return Group(Text(), Text(title, style="bold"), *map(_indented, parts))
+
+
+def _indented(part: RenderableType) -> RenderableType:
+    return Padding(part, (0, 0, 0, 2), expand=False)
+
+
+def _share(part: int, total: int) -> str:
+    """A percentage that says 100 or 0 only when it is all or none."""
+    if total == 0:
+        return "-"
+    percent = 100 * part / total
+    if 0 < part < total:
+        percent = min(max(percent, 0.1), 99.9)
+    return f"{percent:.1f} %"

@@ -1,0 +1,39 @@
+"""Where the shell's answers go: results on stdout, diagnostics on stderr."""
+
+import io
+import json
+import sys
+
+from rich.console import Console, RenderableType
+
+_UNLIMITED = 100_000
+
+
+def show(*parts: RenderableType) -> None:
+    """Print a report: coloured and folded to the width of a terminal, or plain, unfolded lines in a pipe."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        console.print(*parts, sep="\n")
+        return
+    console.width = _UNLIMITED
+    with console.capture() as captured:
+        console.print(*parts, sep="\n", crop=False)
+    for line in captured.get().splitlines():
+        print(line.rstrip())  # noqa: T201
+
+
+def show_json(value: object) -> None:
+    """Print a result as JSON."""
+    print(json.dumps(value, indent=2))  # noqa: T201
+
+
+def complain(message: str) -> None:
+    """Print one error, in a line or two, on stderr."""
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+
+
+def escape_what_cannot_be_shown() -> None:
+    """A file name that is no text, or a terminal that knows ASCII only, must not end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,5 @@
+//! Who acts when.
+
+pub mod explain;
+pub mod manual;
+pub mod threads;

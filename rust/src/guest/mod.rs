@@ -1,0 +1,5 @@
+//! What vCPUs execute.
+
+mod program;
+
+pub use program::{Program, Send, Via, end_of_interrupt};

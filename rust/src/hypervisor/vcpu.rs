@@ -1,0 +1,223 @@
+//! A vCPU: its virtual processor, its local APIC's mode, and what a write of IA32_APIC_BASE changes.
+//!
+//! KVM: `kvm_lapic_set_base`, `vmx_set_virtual_apic_mode`, `kvm_apic_set_x2apic_id`.
+
+use super::vm::{Vm, VmConfig, VmError};
+use crate::arch::apic_register::{DFR_FLAT, SVR_AFTER_RESET, VERSION, XApicId};
+use crate::arch::{ApicBase, ApicBaseError, ApicMode, ApicRegister, X2ApicLdr};
+use crate::memory::{PhysicalMemory, Word};
+use crate::processor::{EntryFailure, NonRoot, VirtualApic, VirtualProcessor, Vmcs};
+
+/// A vCPU that is always in guest mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vcpu {
+    number: u32,
+    apic_id: u32,
+    base: ApicBase,
+    mode: ApicMode,
+    vp: VirtualProcessor,
+}
+
+/// What a guest's WRMSR of IA32_APIC_BASE did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApicBaseWrite {
+    /// The local APIC is now in this mode.
+    Done(ApicMode),
+    /// KVM injects #GP(0).
+    Fault(ApicBaseError),
+}
+
+impl Vcpu {
+    pub(super) fn create<W: Word>(
+        memory: &PhysicalMemory<W>,
+        vm: &Vm,
+        vcpu: u32,
+        apic_id: u32,
+        config: &VmConfig,
+        vmcs: Vmcs,
+    ) -> Result<Self, VmError> {
+        let base = ApicBase::in_mode(config.mode, vcpu == 0);
+        let vp = VirtualProcessor::new(vmcs, config.capabilities);
+        let mut this = Self { number: vcpu, apic_id, base, mode: config.mode, vp };
+        // Fresh memory is 0 already: clearing it would touch every page of every vCPU.
+        this.registers_after_reset(memory);
+        this.enter_mode(memory, vm, config.mode).map_err(|failure| VmError::Entry { vcpu, failure })?;
+        Ok(this)
+    }
+
+    /// Number of the vCPU in its VM.
+    #[must_use]
+    pub const fn vcpu(&self) -> u32 {
+        self.number
+    }
+
+    /// Its APIC ID: the x2APIC ID, of which xAPIC mode shows the low 8 bits.
+    #[must_use]
+    pub const fn apic_id(&self) -> u32 {
+        self.apic_id
+    }
+
+    /// The mode of its local APIC.
+    #[must_use]
+    pub const fn mode(&self) -> ApicMode {
+        self.mode
+    }
+
+    /// IA32_APIC_BASE.
+    #[must_use]
+    pub const fn base(&self) -> ApicBase {
+        self.base
+    }
+
+    /// Its virtual processor.
+    #[must_use]
+    pub const fn vp(&self) -> &VirtualProcessor {
+        &self.vp
+    }
+
+    /// Its virtual processor, to run it.
+    pub const fn vp_mut(&mut self) -> &mut VirtualProcessor {
+        &mut self.vp
+    }
+
+    /// The guest writes IA32_APIC_BASE; KVM changes controls, MSR bitmap and registers and enters the guest again.
+    ///
+    /// # Errors
+    /// VM entry fails afterwards: someone made the VMCS invalid.
+    pub fn write_apic_base<W: Word>(
+        &mut self,
+        memory: &PhysicalMemory<W>,
+        vm: &Vm,
+        value: u64,
+    ) -> Result<ApicBaseWrite, EntryFailure> {
+        let new = ApicBase::from_bits(value);
+        let to = match self.base.write(new, self.vp.capabilities.max_phys_addr_bits) {
+            Ok(to) => to,
+            Err(error) => return Ok(ApicBaseWrite::Fault(error)),
+        };
+        let from = std::mem::replace(&mut self.mode, to);
+        self.base = new;
+        if from == to {
+            return Ok(ApicBaseWrite::Done(to));
+        }
+        if to == ApicMode::Disabled || from == ApicMode::Disabled {
+            self.reset_apic(memory);
+        }
+        self.enter_mode(memory, vm, to)?;
+        Ok(ApicBaseWrite::Done(to))
+    }
+
+    /// Moves the guest to `mode` by legal writes of IA32_APIC_BASE; from x2APIC to xAPIC that is through disabled.
+    ///
+    /// # Errors
+    /// VM entry fails: someone made the VMCS invalid.
+    pub fn switch_to<W: Word>(
+        &mut self,
+        memory: &PhysicalMemory<W>,
+        vm: &Vm,
+        mode: ApicMode,
+    ) -> Result<(), EntryFailure> {
+        let write = |this: &mut Self, mode| {
+            let value = ApicBase::in_mode(mode, this.base.bootstrap()).with_page(this.base.page());
+            this.write_apic_base(memory, vm, value.into_bits()).map(|_| ())
+        };
+        if !self.mode.can_become(mode) {
+            let between = if mode == ApicMode::XApic { ApicMode::Disabled } else { ApicMode::XApic };
+            write(self, between)?;
+        }
+        write(self, mode)
+    }
+
+    /// Controls, bitmap and ID registers of the mode, then VM entry.
+    fn enter_mode<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm, mode: ApicMode) -> Result<(), EntryFailure> {
+        vm.apicv.set_controls(&mut self.vp.vmcs, mode);
+        self.vp.vmcs.msr_bitmap = vm.msr_bitmap(mode);
+        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+            let apic = VirtualApic::new(page);
+            match mode {
+                ApicMode::X2Apic => {
+                    apic.set(ApicRegister::ID, self.apic_id);
+                    apic.set(ApicRegister::LDR, X2ApicLdr::of_id(self.apic_id).into_bits());
+                    // One 64-bit ICR from now on.
+                    apic.set(ApicRegister::ICR_HIGH, 0);
+                }
+                ApicMode::XApic | ApicMode::Disabled => {
+                    apic.set(ApicRegister::ID, XApicId::new().with_id(self.apic_id as u8).into_bits());
+                }
+            }
+        }
+        NonRoot::enter(memory, &mut self.vp).map(|_| ())
+    }
+
+    /// The local APIC after a reset, or after it was disabled: the state is lost.
+    fn reset_apic<W: Word>(&mut self, memory: &PhysicalMemory<W>) {
+        self.vp.vmcs.status = crate::arch::GuestInterruptStatus::new();
+        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+            for word in page {
+                if word.load() != 0 {
+                    word.store(0);
+                }
+            }
+        }
+        self.registers_after_reset(memory);
+    }
+
+    /// The registers that are not 0 after a reset.
+    fn registers_after_reset<W: Word>(&self, memory: &PhysicalMemory<W>) {
+        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+            let apic = VirtualApic::new(page);
+            apic.set(ApicRegister::VERSION, VERSION);
+            apic.set(ApicRegister::DFR, DFR_FLAT);
+            apic.set(ApicRegister::SVR, SVR_AFTER_RESET);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::{Outcome, Read};
+    use std::cell::Cell;
+
+    fn vm(mode: ApicMode) -> (PhysicalMemory<Cell<u64>>, Vm, Vec<Vcpu>) {
+        let config = VmConfig::new(20, mode);
+        let memory = PhysicalMemory::new(config.memory_bytes());
+        let (vm, vcpus) = Vm::create(&memory, &config).unwrap();
+        (memory, vm, vcpus)
+    }
+
+    #[test]
+    fn entering_x2apic_derives_id_and_ldr_and_switches_controls() {
+        let (memory, vm, mut vcpus) = vm(ApicMode::XApic);
+        let vcpu = &mut vcpus[0x12];
+        let id = |vcpu: &mut Vcpu, msr| NonRoot::resume(&memory, vcpu.vp_mut()).unwrap().rdmsr(msr);
+        assert!(matches!(id(vcpu, 0x802), Read::Exit(_)), "xAPIC: no x2APIC MSR passes");
+        vcpu.switch_to(&memory, &vm, ApicMode::X2Apic).unwrap();
+        assert_eq!(id(vcpu, 0x802), Read::Value(0x12));
+        assert_eq!(id(vcpu, 0x80D), Read::Value(0x0001_0004));
+        let sent = NonRoot::resume(&memory, vcpu.vp_mut()).unwrap().wrmsr(0x830, 3 << 32 | 0xFB);
+        assert!(matches!(sent, Outcome::Posted(_)), "{sent:?}");
+    }
+
+    #[test]
+    fn illegal_moves_fault_and_change_nothing() {
+        let (memory, vm, mut vcpus) = vm(ApicMode::X2Apic);
+        let before = vcpus[1].clone();
+        let xapic = ApicBase::in_mode(ApicMode::XApic, false).into_bits();
+        let write = vcpus[1].write_apic_base(&memory, &vm, xapic).unwrap();
+        assert!(matches!(write, ApicBaseWrite::Fault(ApicBaseError::Transition { .. })));
+        assert_eq!(vcpus[1], before);
+    }
+
+    #[test]
+    fn disabling_loses_the_state() {
+        let (memory, vm, mut vcpus) = vm(ApicMode::X2Apic);
+        let _ = NonRoot::resume(&memory, vcpus[0].vp_mut()).unwrap().wrmsr(0x83F, 0x41);
+        vcpus[0].switch_to(&memory, &vm, ApicMode::XApic).unwrap();
+        assert_eq!(vcpus[0].mode(), ApicMode::XApic);
+        assert!(!vcpus[0].vp().recognized());
+        let apic = NonRoot::resume(&memory, vcpus[0].vp_mut()).unwrap().virtual_apic();
+        assert!(apic.vectors(ApicRegister::IRR).is_empty());
+        assert_eq!(apic.get(ApicRegister::ID), 0);
+    }
+}

@@ -1,0 +1,30 @@
+//! An emulator of Intel's IPI virtualization: the processor half and the hypervisor half, over one core.
+//!
+//! The house, from the ground up; a room uses the rooms below it and none above:
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`arch`] | the manual's vocabulary: types and bit layouts, no memory, no behaviour |
+//! | [`memory`] | physical memory as 64-bit words with owners; the only room that knows about atomics |
+//! | [`processor`] | what hardware does, clause by clause |
+//! | [`hypervisor`] | what KVM does around it: controls, MSR bitmaps, the PID-pointer table, vCPUs |
+//! | [`guest`] | what vCPUs execute |
+//! | [`record`] | what happened, in counters and columns |
+//! | [`engine`] | who acts when: on threads, by hand, or one command explained |
+//! | [`intake`] | recordings in: perf.data, perf script, ftrace and trace-cmd text |
+//! | [`replay`] | a recording as programs for vCPUs, run on the threads engine |
+//! | `python` | the Python face; only with the feature `python` |
+//!
+//! Section numbers are those of the Intel SDM, 2023 edition, beside each section's title.
+
+pub mod arch;
+pub mod engine;
+pub mod guest;
+pub mod hypervisor;
+pub mod intake;
+pub mod memory;
+pub mod processor;
+#[cfg(feature = "python")]
+mod python;
+pub mod record;
+pub mod replay;

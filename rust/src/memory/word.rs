@@ -1,0 +1,191 @@
+//! A 64-bit word of memory that several agents may change.
+//!
+//! Every atomic act of processor and hypervisor is one call of this trait, so that the same code runs on real atomics
+//! (threads), on `Cell` (one simulation, one thread) and on loom's atomics (exhaustive tests).
+//!
+//! Orderings, once for all: read-modify-write operations are sequentially consistent, as a locked instruction is on
+//! x86; `load` acquires and `store` releases, as plain moves do there. A plain store followed by a load of another word
+//! may be seen the other way round (store buffering): where a protocol needs more, it says so with [`Word::fence`].
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// A 64-bit word with the operations that hardware and hypervisor perform on it.
+pub trait Word: Sized {
+    /// Words that [`PhysicalMemory`](super::PhysicalMemory) may skip so that its address 0 stands on a page boundary of
+    /// the machine, and no posted-interrupt descriptor shares a cache line with another.
+    const SLACK: usize;
+    /// `count` words of 0. Memory is touched when it is first used, where the platform can do that.
+    fn zeroed(count: usize) -> Box<[Self]>;
+    /// Reads the word.
+    fn load(&self) -> u64;
+    /// Writes the word.
+    fn store(&self, value: u64);
+    /// Sets bits, returns the word before.
+    fn fetch_or(&self, bits: u64) -> u64;
+    /// Clears the bits that are 0 in `bits`, returns the word before.
+    fn fetch_and(&self, bits: u64) -> u64;
+    /// Replaces the word, returns the word before.
+    fn swap(&self, value: u64) -> u64;
+    /// Replaces the word if it is `current`.
+    ///
+    /// # Errors
+    /// The word that was found instead.
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64>;
+    /// Full barrier (MFENCE, `smp_mb`): stores before it are seen before loads after it are done.
+    fn fence();
+}
+
+impl Word for AtomicU64 {
+    const SLACK: usize = super::PAGE_WORDS;
+
+    fn zeroed(count: usize) -> Box<[Self]> {
+        bytemuck::allocation::zeroed_slice_box(count)
+    }
+
+    #[inline]
+    fn load(&self) -> u64 {
+        AtomicU64::load(self, Ordering::Acquire)
+    }
+
+    #[inline]
+    fn store(&self, value: u64) {
+        AtomicU64::store(self, value, Ordering::Release);
+    }
+
+    #[inline]
+    fn fetch_or(&self, bits: u64) -> u64 {
+        AtomicU64::fetch_or(self, bits, Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn fetch_and(&self, bits: u64) -> u64 {
+        AtomicU64::fetch_and(self, bits, Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn swap(&self, value: u64) -> u64 {
+        AtomicU64::swap(self, value, Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        AtomicU64::compare_exchange(self, current, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl Word for Cell<u64> {
+    const SLACK: usize = super::PAGE_WORDS;
+
+    fn zeroed(count: usize) -> Box<[Self]> {
+        bytemuck::allocation::zeroed_slice_box(count)
+    }
+
+    #[inline]
+    fn load(&self) -> u64 {
+        self.get()
+    }
+
+    #[inline]
+    fn store(&self, value: u64) {
+        self.set(value);
+    }
+
+    #[inline]
+    fn fetch_or(&self, bits: u64) -> u64 {
+        self.replace(self.get() | bits)
+    }
+
+    #[inline]
+    fn fetch_and(&self, bits: u64) -> u64 {
+        self.replace(self.get() & bits)
+    }
+
+    #[inline]
+    fn swap(&self, value: u64) -> u64 {
+        self.replace(value)
+    }
+
+    #[inline]
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        let found = self.get();
+        if found == current {
+            self.set(new);
+            Ok(found)
+        } else {
+            Err(found)
+        }
+    }
+
+    #[inline]
+    fn fence() {}
+}
+
+#[cfg(loom)]
+impl Word for loom::sync::atomic::AtomicU64 {
+    // loom has cache lines of its own.
+    const SLACK: usize = 0;
+
+    fn zeroed(count: usize) -> Box<[Self]> {
+        (0..count).map(|_| Self::new(0)).collect()
+    }
+
+    fn load(&self) -> u64 {
+        self.load(Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        self.store(value, Ordering::Release);
+    }
+
+    fn fetch_or(&self, bits: u64) -> u64 {
+        self.fetch_or(bits, Ordering::SeqCst)
+    }
+
+    fn fetch_and(&self, bits: u64) -> u64 {
+        self.fetch_and(bits, Ordering::SeqCst)
+    }
+
+    fn swap(&self, value: u64) -> u64 {
+        self.swap(value, Ordering::SeqCst)
+    }
+
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        self.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
+
+    fn fence() {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn behaves<W: Word>() {
+        let words = W::zeroed(2);
+        let word = &words[0];
+        assert_eq!(word.load(), 0);
+        word.store(0b0011);
+        assert_eq!(word.fetch_or(0b0110), 0b0011);
+        assert_eq!(word.fetch_and(0b0101), 0b0111);
+        assert_eq!(word.compare_exchange(1, 2), Err(0b0101));
+        assert_eq!(word.compare_exchange(0b0101, 2), Ok(0b0101));
+        assert_eq!(word.swap(9), 2);
+        W::fence();
+        assert_eq!((word.load(), words[1].load()), (9, 0));
+    }
+
+    /// The two kinds of word cannot be told apart on one thread.
+    #[test]
+    fn atomic_and_cell_agree() {
+        behaves::<AtomicU64>();
+        behaves::<Cell<u64>>();
+    }
+}

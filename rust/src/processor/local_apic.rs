@@ -1,0 +1,111 @@
+//! A physical local APIC, as far as it carries notifications: requests, acknowledgement, EOI.
+//!
+//! SDM vol. 3A, "Interrupt Acceptance for Fixed Interrupts" 11.8.4 and "Signaling Interrupt Servicing Completion" 11.8.5.
+//! The request bits are shared memory; what is in service belongs to the processor. Task priority is 0 throughout.
+
+use crate::arch::posted_interrupt::PIR_WORDS;
+use crate::arch::{VectorBit, vector};
+use crate::memory::{Line, Word};
+
+/// Requests vector `vector` of the local APIC whose request bits are in `requests`. Returns whether it was requested
+/// already: two physical interrupts became one.
+///
+/// Pairs with [`LocalApic::acknowledge`]: whoever acknowledges the vector sees all that was done before the request.
+#[inline]
+pub fn request<W: Word>(requests: &Line<W>, vector: u8) -> bool {
+    let bit = VectorBit::of(vector);
+    requests[bit.word()].fetch_or(bit.word_mask()) & bit.word_mask() != 0
+}
+
+/// Whether anything is requested.
+#[inline]
+pub fn pending<W: Word>(requests: &Line<W>) -> bool {
+    requests.iter().take(PIR_WORDS).any(|word| word.load() != 0)
+}
+
+/// The processor's end of its local APIC.
+#[derive(Debug)]
+pub struct LocalApic<'m, W> {
+    requests: &'m Line<W>,
+    in_service: [u64; PIR_WORDS],
+}
+
+impl<'m, W: Word> LocalApic<'m, W> {
+    /// The local APIC whose request bits are in `requests`, with nothing in service.
+    #[must_use]
+    pub const fn new(requests: &'m Line<W>) -> Self {
+        Self { requests, in_service: [0; PIR_WORDS] }
+    }
+
+    /// The request bits.
+    #[must_use]
+    pub const fn requests(&self) -> &'m Line<W> {
+        self.requests
+    }
+
+    /// Whether a request waits that [`acknowledge`](Self::acknowledge) would take.
+    #[inline]
+    #[must_use]
+    pub fn deliverable(&self) -> Option<u8> {
+        let requested = highest(std::array::from_fn(|i| self.requests[i].load()))?;
+        let masked = highest(self.in_service).is_some_and(|served| vector::class(served) >= vector::class(requested));
+        (!masked).then_some(requested)
+    }
+
+    /// Takes the highest request whose class is above everything in service, and puts it in service.
+    #[inline]
+    pub fn acknowledge(&mut self) -> Option<u8> {
+        let vector = self.deliverable()?;
+        self.take(vector);
+        Some(vector)
+    }
+
+    /// Acknowledges `vector`, which [`deliverable`](Self::deliverable) has just named. Only this processor takes
+    /// requests away, so it is still there.
+    #[inline]
+    pub(super) fn take(&mut self, vector: u8) {
+        let bit = VectorBit::of(vector);
+        self.requests[bit.word()].fetch_and(!bit.word_mask());
+        self.in_service[bit.word()] |= bit.word_mask();
+    }
+
+    /// EOI: the highest interrupt in service is done.
+    #[inline]
+    pub fn eoi(&mut self) {
+        if let Some(vector) = highest(self.in_service) {
+            let bit = VectorBit::of(vector);
+            self.in_service[bit.word()] &= !bit.word_mask();
+        }
+    }
+}
+
+#[inline]
+fn highest(words: [u64; PIR_WORDS]) -> Option<u8> {
+    (0..PIR_WORDS).rev().find_map(|i| vector::highest_in_word(i, words[i]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn the_highest_class_goes_first_and_masks_its_own() {
+        let requests: Line<Cell<u64>> = std::array::from_fn(|_| Cell::new(0));
+        let mut apic = LocalApic::new(&requests);
+        assert!(!request(&requests, 0x31));
+        assert!(request(&requests, 0x31));
+        request(&requests, 0xF2);
+        assert_eq!(apic.acknowledge(), Some(0xF2));
+        request(&requests, 0xF1);
+        assert_eq!(apic.acknowledge(), None, "F1H is of the class in service");
+        apic.eoi();
+        assert_eq!(apic.acknowledge(), Some(0xF1));
+        apic.eoi();
+        assert_eq!(apic.acknowledge(), Some(0x31));
+        assert!(!pending(&requests));
+        apic.eoi();
+        apic.eoi();
+        assert_eq!(apic.acknowledge(), None);
+    }
+}

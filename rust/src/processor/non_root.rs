@@ -1,0 +1,195 @@
+//! A logical processor in VMX non-root operation.
+
+use super::outcome::Violation;
+use super::vmcs::{Capabilities, Vmcs};
+use super::{VirtualApic, descriptor};
+use crate::arch::{ApicRegister, Exit, GuestInterruptStatus, PidControl};
+use crate::memory::{Line, Page, PhysicalMemory, Word};
+
+/// Guest activity state (SDM vol. 3C, "Guest Non-Register State" 25.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activity {
+    /// Executing instructions.
+    Active,
+    /// After HLT: an interrupt wakes it.
+    Hlt,
+    /// After a triple fault: an interrupt does not wake it.
+    Shutdown,
+    /// Waiting for a start-up IPI: an interrupt does not wake it.
+    WaitForSipi,
+}
+
+/// One VMCS and the guest state that interrupts depend on. It moves with the vCPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualProcessor {
+    /// The VMCS. Controls take effect at the next VM entry.
+    pub vmcs: Vmcs,
+    /// RFLAGS.IF of the guest.
+    pub interrupt_flag: bool,
+    /// Blocking by STI or MOV SS: lasts for one instruction.
+    pub interrupt_shadow: bool,
+    /// Guest activity state.
+    pub activity: Activity,
+    /// What the processor can do.
+    pub capabilities: Capabilities,
+    /// A pending virtual interrupt is recognized (30.2.1).
+    pub(super) recognized: bool,
+    /// The TPR threshold is to be looked at once, right after VM entry (27.7.7).
+    pub(super) threshold_due: bool,
+    pub(super) controls: Controls,
+}
+
+/// The controls as the last VM entry took them, each already gated by the bits that activate its word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Controls {
+    pub(super) external_interrupt_exiting: bool,
+    pub(super) posted_interrupts: bool,
+    pub(super) acknowledge_on_exit: bool,
+    pub(super) interrupt_window_exiting: bool,
+    pub(super) hlt_exiting: bool,
+    pub(super) msr_bitmaps: bool,
+    pub(super) tpr_shadow: bool,
+    pub(super) apic_accesses: bool,
+    pub(super) x2apic_mode: bool,
+    pub(super) register_virtualization: bool,
+    pub(super) interrupt_delivery: bool,
+    pub(super) ipi: bool,
+}
+
+impl Controls {
+    /// What `vmcs` asks for.
+    pub(super) const fn of(vmcs: &Vmcs) -> Self {
+        let secondary = vmcs.primary.activate_secondary();
+        let tertiary = vmcs.primary.activate_tertiary();
+        Self {
+            external_interrupt_exiting: vmcs.pin.external_interrupt_exiting(),
+            posted_interrupts: vmcs.pin.process_posted_interrupts(),
+            acknowledge_on_exit: vmcs.exit_controls.acknowledge_interrupt(),
+            interrupt_window_exiting: vmcs.primary.interrupt_window_exiting(),
+            hlt_exiting: vmcs.primary.hlt_exiting(),
+            msr_bitmaps: vmcs.primary.use_msr_bitmaps(),
+            tpr_shadow: vmcs.primary.use_tpr_shadow(),
+            apic_accesses: secondary && vmcs.secondary.virtualize_apic_accesses(),
+            x2apic_mode: secondary && vmcs.secondary.virtualize_x2apic_mode(),
+            register_virtualization: secondary && vmcs.secondary.apic_register_virtualization(),
+            interrupt_delivery: secondary && vmcs.secondary.virtual_interrupt_delivery(),
+            ipi: tertiary && vmcs.tertiary.ipi_virtualization(),
+        }
+    }
+}
+
+impl VirtualProcessor {
+    /// A guest that takes interrupts, with this VMCS.
+    #[must_use]
+    pub fn new(vmcs: Vmcs, capabilities: Capabilities) -> Self {
+        Self {
+            vmcs,
+            interrupt_flag: true,
+            interrupt_shadow: false,
+            activity: Activity::Active,
+            capabilities,
+            recognized: false,
+            threshold_due: false,
+            controls: Controls::default(),
+        }
+    }
+
+    /// Whether a pending virtual interrupt is recognized (30.2.1).
+    #[must_use]
+    pub const fn recognized(&self) -> bool {
+        self.recognized
+    }
+}
+
+/// A logical processor that runs a [`VirtualProcessor`] in VMX non-root operation.
+#[derive(Debug)]
+pub struct NonRoot<'a, W> {
+    pub(super) memory: &'a PhysicalMemory<W>,
+    pub(super) apic: VirtualApic<'a, W>,
+    pub(super) bitmap: Option<&'a Page<W>>,
+    /// The VMCS's own descriptor, if its address is one.
+    pub(super) own: Option<&'a Line<W>>,
+    pub(super) vp: &'a mut VirtualProcessor,
+}
+
+/// A page that the VMCS names is outside of memory.
+pub(super) struct OutsideMemory {
+    pub(super) what: &'static str,
+    pub(super) address: u64,
+}
+
+/// The pages that a processor with these controls uses: the virtual-APIC page, and the MSR bitmap if it looks at one.
+pub(super) fn pages<'a, W: Word>(
+    memory: &'a PhysicalMemory<W>,
+    vmcs: &Vmcs,
+    controls: Controls,
+) -> Result<(VirtualApic<'a, W>, Option<&'a Page<W>>), OutsideMemory> {
+    let page = |what, address| memory.page(address).ok_or(OutsideMemory { what, address });
+    let apic = VirtualApic::new(page("virtual-APIC page", vmcs.virtual_apic)?);
+    let bitmap = if controls.msr_bitmaps { Some(page("MSR bitmap", vmcs.msr_bitmap)?) } else { None };
+    Ok((apic, bitmap))
+}
+
+impl<'a, W: Word> NonRoot<'a, W> {
+    /// Goes on in non-root operation where the last [`NonRoot`] of this virtual processor left: no VM entry is done.
+    ///
+    /// # Errors
+    /// A page that the VMCS names is outside of memory.
+    pub fn resume(memory: &'a PhysicalMemory<W>, vp: &'a mut VirtualProcessor) -> Result<Self, Violation> {
+        let (apic, bitmap) = pages(memory, &vp.vmcs, vp.controls)
+            .map_err(|OutsideMemory { what, address }| Violation::PageOutside { what, address })?;
+        Ok(Self { memory, apic, bitmap, own: memory.descriptor(vp.vmcs.descriptor), vp })
+    }
+
+    /// The virtual processor's state.
+    #[must_use]
+    pub fn state(&self) -> &VirtualProcessor {
+        self.vp
+    }
+
+    /// The virtual processor's state, for what the guest itself changes (RFLAGS.IF, activity).
+    pub fn state_mut(&mut self) -> &mut VirtualProcessor {
+        self.vp
+    }
+
+    /// The virtual-APIC page.
+    #[must_use]
+    pub fn virtual_apic(&self) -> VirtualApic<'a, W> {
+        self.apic
+    }
+
+    /// The control word of the VMCS's own descriptor, if it is one.
+    #[must_use]
+    pub fn own_descriptor(&self) -> Option<PidControl> {
+        self.own.map(descriptor::control)
+    }
+
+    #[inline]
+    pub(super) fn status(&self) -> GuestInterruptStatus {
+        self.vp.vmcs.status
+    }
+
+    #[inline]
+    pub(super) fn set_rvi(&mut self, rvi: u8) {
+        self.vp.vmcs.status.set_rvi(rvi);
+    }
+
+    #[inline]
+    pub(super) fn set_svi(&mut self, svi: u8) {
+        self.vp.vmcs.status.set_svi(svi);
+    }
+
+    /// VPPR, an 8-bit value in a 32-bit register.
+    #[inline]
+    pub(super) fn vppr(&self) -> u8 {
+        self.apic.get(ApicRegister::PPR) as u8
+    }
+
+    /// Records a VM exit in the VMCS's exit-information fields.
+    #[inline]
+    pub(super) fn exit(&mut self, exit: Exit) -> Exit {
+        self.vp.vmcs.exit_reason = u32::from(exit.reason.number());
+        self.vp.vmcs.exit_qualification = exit.qualification;
+        exit
+    }
+}

@@ -1,0 +1,208 @@
+//! Posted-interrupt processing: an external interrupt arrives in VMX non-root operation.
+//!
+//! SDM vol. 3C, "Posted-Interrupt Processing" 30.6.
+
+use super::outcome::Violation;
+use super::virtual_apic::VirtualApic;
+use super::{Activity, LocalApic, NonRoot, descriptor};
+use crate::arch::posted_interrupt::PIR_WORDS;
+use crate::arch::vector::{banks_of_word, highest_in_word};
+use crate::arch::{ApicRegister, Clause, Exit, ExitReason};
+use crate::memory::{Line, Word};
+
+/// What moved from PIR to VIRR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Harvest {
+    /// Requests taken from PIR.
+    pub taken: u32,
+    /// Of these, how many VIRR had already: two interrupts became one.
+    pub merged: u32,
+    /// The highest vector taken, or none if PIR was empty.
+    pub highest: Option<u8>,
+}
+
+/// What came of the local APIC's pending interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum ExternalInterrupt {
+    /// None was deliverable.
+    None,
+    /// Posted-interrupt processing: no VM exit.
+    Processed(Harvest),
+    /// VM exit 1; the acknowledged vector, if acknowledge interrupt on exit = 1, else it stays pending.
+    Exit(Exit, Option<u8>),
+    /// External-interrupt exiting = 0: the guest's IDT gets the physical vector (not modelled further).
+    Guest(u8),
+    /// The VMCS's descriptor address is no live descriptor. The interrupt is acknowledged and lost.
+    Violation(Violation),
+}
+
+/// VIRR |= PIR, PIR := 0, each 64 bits on their own. (30.6 step 5) Software that syncs PIR does the same.
+#[inline]
+pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>) -> Harvest {
+    let mut all = Harvest::default();
+    for group in 0..PIR_WORDS {
+        let bits = descriptor::take_requests(pid, group);
+        if bits == 0 {
+            continue;
+        }
+        all.taken += count(bits);
+        all.highest = highest_in_word(group, bits);
+        for (half, bits) in banks_of_word(bits).into_iter().enumerate().filter(|&(_, bits)| bits != 0) {
+            let register = ApicRegister::IRR.nth(2 * group + half);
+            let before = apic.get(register);
+            all.merged += count(u64::from(before & bits));
+            apic.set(register, before | bits);
+        }
+    }
+    all
+}
+
+/// How many bits are set. Mostly none or one, and counting more takes many instructions where there is no POPCNT.
+#[inline]
+#[allow(clippy::manual_is_power_of_two, reason = "is_power_of_two counts the bits")]
+fn count(bits: u64) -> u32 {
+    match bits {
+        0 => 0,
+        _ if bits & (bits - 1) == 0 => 1,
+        _ => bits.count_ones(),
+    }
+}
+
+impl<W: Word> NonRoot<'_, W> {
+    /// Takes the highest deliverable interrupt of the local APIC, if there is one. (30.6)
+    #[inline]
+    pub fn external_interrupt(&mut self, local: &mut LocalApic<'_, W>) -> ExternalInterrupt {
+        let controls = self.vp.controls;
+        if matches!(self.vp.activity, Activity::WaitForSipi) {
+            // Blocked in this state: the interrupt stays pending (25.4.2).
+            return ExternalInterrupt::None;
+        }
+        let Some(vector) = local.deliverable() else { return ExternalInterrupt::None };
+        if !controls.external_interrupt_exiting {
+            return self.interrupt_to_guest(local);
+        }
+        if !controls.acknowledge_on_exit {
+            return ExternalInterrupt::Exit(self.external_interrupt_exit(Clause::ExternalInterruptExiting), None);
+        }
+        // Step 1.
+        local.take(vector);
+        // Step 2.
+        if !controls.posted_interrupts {
+            return ExternalInterrupt::Exit(
+                self.external_interrupt_exit(Clause::ExternalInterruptExiting),
+                Some(vector),
+            );
+        }
+        if u16::from(vector) != self.vp.vmcs.notification_vector {
+            return ExternalInterrupt::Exit(
+                self.external_interrupt_exit(Clause::NotTheNotificationVector),
+                Some(vector),
+            );
+        }
+        let Some(pid) = self.own else {
+            local.eoi();
+            let address = self.vp.vmcs.descriptor;
+            return ExternalInterrupt::Violation(Violation::OwnDescriptor { address });
+        };
+        // Step 3.
+        descriptor::clear_outstanding(pid);
+        // Step 4.
+        local.eoi();
+        // Step 5.
+        let harvest = harvest(pid, self.apic);
+        // Step 6: RVI is left alone when PIR was empty.
+        if let Some(highest) = harvest.highest {
+            self.set_rvi(self.status().rvi().max(highest));
+        }
+        // Step 7.
+        self.evaluate();
+        ExternalInterrupt::Processed(harvest)
+    }
+
+    fn external_interrupt_exit(&mut self, clause: Clause) -> Exit {
+        self.exit(Exit { reason: ExitReason::ExternalInterrupt, qualification: 0, clause })
+    }
+
+    #[cold]
+    fn interrupt_to_guest(&mut self, local: &mut LocalApic<'_, W>) -> ExternalInterrupt {
+        if !self.vp.interrupt_flag || self.vp.interrupt_shadow {
+            return ExternalInterrupt::None;
+        }
+        local.acknowledge().map_or(ExternalInterrupt::None, ExternalInterrupt::Guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Machine, X2APIC};
+    use super::super::{Boundary, local_apic};
+    use super::*;
+
+    #[test]
+    fn the_notification_vector_is_processed_without_an_exit() {
+        let mut machine = Machine::new(X2APIC, 2);
+        machine.send(0, 1, 0xFB);
+        machine.send(0, 1, 0x41);
+        let processed = machine.interrupt(1);
+        let harvest = Harvest { taken: 2, merged: 0, highest: Some(0xFB) };
+        assert_eq!(processed, ExternalInterrupt::Processed(harvest));
+        assert!(!descriptor::control(machine.descriptor(1)).outstanding());
+        assert_eq!(descriptor::requests(machine.descriptor(1)), [0; 4]);
+        assert_eq!(machine.vp(1).vmcs.status.rvi(), 0xFB);
+        assert_eq!(machine.guest(1).boundary(), Boundary::Delivered(0xFB));
+        assert_eq!(machine.interrupt(1), ExternalInterrupt::None, "the local APIC got its EOI and is empty");
+    }
+
+    /// Step 6: Bochs sets RVI to FFH here.
+    #[test]
+    fn an_empty_pir_leaves_rvi_alone() {
+        let mut machine = Machine::new(X2APIC, 2);
+        for rvi in [0, 0x41] {
+            machine.vp_mut(1).vmcs.status.set_rvi(rvi);
+            local_apic::request(machine.local(1), 0xF2);
+            assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(Harvest::default()));
+            assert_eq!(machine.vp(1).vmcs.status.rvi(), rvi);
+        }
+    }
+
+    #[test]
+    fn rvi_is_never_lowered() {
+        let mut machine = Machine::new(X2APIC, 2);
+        let _ = machine.guest(1).wrmsr(0x83F, 0xC0);
+        machine.send(0, 1, 0x41);
+        let _ = machine.interrupt(1);
+        assert_eq!(machine.vp(1).vmcs.status.rvi(), 0xC0);
+    }
+
+    #[test]
+    fn merged_requests_are_counted() {
+        let mut machine = Machine::new(X2APIC, 2);
+        let _ = machine.guest(1).wrmsr(0x83F, 0x41);
+        machine.send(0, 1, 0x41);
+        let merged = Harvest { taken: 1, merged: 1, highest: Some(0x41) };
+        assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(merged));
+    }
+
+    #[test]
+    fn another_vector_exits_and_is_acknowledged() {
+        let mut machine = Machine::new(X2APIC, 1);
+        local_apic::request(machine.local(0), 0xF1);
+        let exit =
+            Exit { reason: ExitReason::ExternalInterrupt, qualification: 0, clause: Clause::NotTheNotificationVector };
+        assert_eq!(machine.interrupt(0), ExternalInterrupt::Exit(exit, Some(0xF1)));
+        assert!(!local_apic::pending(machine.local(0)));
+    }
+
+    #[test]
+    fn without_acknowledge_the_vector_stays_pending() {
+        let mut machine = Machine::new(X2APIC, 1);
+        let vp = machine.vp_mut(0);
+        vp.vmcs.exit_controls.set_acknowledge_interrupt(false);
+        vp.vmcs.pin.set_process_posted_interrupts(false);
+        machine.reenter(0);
+        local_apic::request(machine.local(0), 0xF2);
+        assert!(matches!(machine.interrupt(0), ExternalInterrupt::Exit(_, None)));
+        assert!(local_apic::pending(machine.local(0)));
+    }
+}

@@ -1,0 +1,54 @@
+//! Words from Python to values, with errors that name what is allowed.
+
+use crate::arch::{ApicMode, DeliveryMode, DestinationMode, Shorthand};
+use crate::engine::threads::Pace;
+use pyo3::PyResult;
+use pyo3::exceptions::PyValueError;
+
+fn choose<T: Copy>(what: &str, word: &str, choices: &[(&str, T)]) -> PyResult<T> {
+    let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+        PyValueError::new_err(format!("{what} must be one of {}, not {word:?}", names.join(", ")))
+    })
+}
+
+/// "xapic" or "x2apic".
+pub(super) fn apic(word: &str) -> PyResult<ApicMode> {
+    choose("apic", word, &[("x2apic", ApicMode::X2Apic), ("xapic", ApicMode::XApic)])
+}
+
+pub(super) fn pace(word: &str) -> PyResult<Pace> {
+    choose("pace", word, &[("recorded", Pace::Recorded), ("free", Pace::Free)])
+}
+
+/// Whether the self-IPI register is meant.
+pub(super) fn self_ipi_access(word: &str) -> PyResult<bool> {
+    choose("access", word, &[("icr", false), ("self-ipi", true)])
+}
+
+pub(super) fn delivery_mode(word: &str) -> PyResult<DeliveryMode> {
+    choose("mode", word, &DeliveryMode::ALL.map(|mode| (mode.name(), mode)))
+}
+
+pub(super) fn destination_mode(word: &str) -> PyResult<DestinationMode> {
+    choose("destination_mode", word, &DestinationMode::ALL.map(|mode| (mode.name(), mode)))
+}
+
+pub(super) fn shorthand(word: &str) -> PyResult<Shorthand> {
+    choose("shorthand", word, &Shorthand::ALL.map(|shorthand| (shorthand.name(), shorthand)))
+}
+
+pub(super) fn level_assert(word: &str) -> PyResult<bool> {
+    choose("level", word, &[("assert", true), ("deassert", false)])
+}
+
+pub(super) fn trigger_level(word: &str) -> PyResult<bool> {
+    choose("trigger", word, &[("edge", false), ("level", true)])
+}
+
+/// An integer of a range, named in the error.
+pub(super) fn ranged<T: TryFrom<i128>>(what: &str, value: i128, last: i128) -> PyResult<T> {
+    let in_range = (0..=last).contains(&value).then(|| T::try_from(value).ok()).flatten();
+    in_range.ok_or_else(|| PyValueError::new_err(format!("{what} must be 0 to {last} ({last:#x}), not {value}")))
+}

@@ -1,0 +1,378 @@
+//! `Vcpu`: one vCPU driven by hand.
+
+use super::dicts;
+use super::outcome::Outcome;
+use super::parse;
+use super::vm::SharedMachine;
+use crate::arch::{AccessKind, ApicRegister, Clause, PidControl, VmcsField};
+use crate::processor::{Access, Activity, ExternalInterrupt, Width, vectors_of};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// One vCPU of a `Vm`, always in VMX non-root operation.
+#[pyclass(frozen, module = "ipivrs._core")]
+pub(super) struct Vcpu {
+    machine: SharedMachine,
+    index: usize,
+}
+
+impl Vcpu {
+    pub(super) const fn new(machine: SharedMachine, index: usize) -> Self {
+        Self { machine, index }
+    }
+
+    fn bank(&self, bank: ApicRegister) -> Vec<u32> {
+        self.machine.lock().virtual_apic(self.index).map(|apic| integers(&apic.vectors(bank))).unwrap_or_default()
+    }
+}
+
+/// Vectors as a list of integers: Python would take a `Vec<u8>` for bytes.
+fn integers(vectors: &[u8]) -> Vec<u32> {
+    vectors.iter().copied().map(u32::from).collect()
+}
+
+fn access(offset: i128, width: u32, kind: AccessKind) -> PyResult<Access> {
+    let width = Width::from_bytes(width)
+        .ok_or_else(|| PyValueError::new_err(format!("width must be 1, 2, 4 or 8 bytes, not {width}")))?;
+    Ok(Access { offset: parse::ranged("offset", offset, 0xFFF)?, width, kind, after_write: false })
+}
+
+fn register(offset: i128) -> PyResult<ApicRegister> {
+    let offset: u16 = parse::ranged("offset", offset, 0xFFF)?;
+    let register = ApicRegister::containing(offset);
+    if register.offset() == offset {
+        return Ok(register);
+    }
+    Err(PyValueError::new_err(format!("offset {offset:#x} is no register: registers stand at multiples of 0x10")))
+}
+
+fn field(encoding: u32) -> PyResult<VmcsField> {
+    VmcsField::from_encoding(encoding).ok_or_else(|| {
+        let known: Vec<_> = VmcsField::ALL.iter().map(|field| format!("{:04X}H", field.encoding())).collect();
+        PyValueError::new_err(format!("VMCS field {encoding:04X}H is not modelled; these are: {}", known.join(", ")))
+    })
+}
+
+#[pymethods]
+impl Vcpu {
+    /// WRMSR: the guest writes `value` (64 bits, EDX:EAX) to the MSR numbered `msr`.
+    ///
+    /// The x2APIC registers are MSRs 800H to 8FFH; 830H is the ICR. A write of IA32_APIC_BASE (1BH) exits and the
+    /// hypervisor switches the local APIC's mode or injects #GP(0). A notification that becomes due is carried to the
+    /// target's local APIC. SDM vol. 3C, "Virtualizing MSR-Based APIC Accesses" 30.5.
+    fn wrmsr(&self, msr: u32, value: u64) -> Outcome {
+        let mut machine = self.machine.lock();
+        let outcome = machine.wrmsr(self.index, msr, value);
+        Outcome::of_write(outcome, |violation| violation.message(machine.memory()))
+    }
+
+    /// RDMSR: the outcome's `value` is what a virtualized read returns. SDM vol. 3C, 30.5.
+    fn rdmsr(&self, msr: u32) -> Outcome {
+        Outcome::of_read(self.machine.lock().rdmsr(self.index, msr), Clause::MsrVirtualized)
+    }
+
+    /// A write of `width` bytes (1, 2, 4 or 8) at `offset` (0 to 0xFFF) of the APIC-access page, by an instruction that does
+    /// nothing else. SDM vol. 3C, "Virtualizing Writes to the APIC-Access Page" 30.4.3.
+    ///
+    /// Raises:
+    ///     ValueError: No such offset or width.
+    #[pyo3(signature = (offset, value, width=4))]
+    fn mmio_write(&self, offset: i128, value: u64, width: u32) -> PyResult<Outcome> {
+        let access = access(offset, width, AccessKind::Write)?;
+        let mut machine = self.machine.lock();
+        let outcome = machine.mmio_write(self.index, access, value);
+        Ok(Outcome::of_write(outcome, |violation| violation.message(machine.memory())))
+    }
+
+    /// A read of `width` bytes (1, 2, 4 or 8) at `offset` (0 to 0xFFF) of the APIC-access page. SDM vol. 3C, "Virtualizing
+    /// Reads from the APIC-Access Page" 30.4.2.
+    ///
+    /// Raises:
+    ///     ValueError: No such offset or width.
+    #[pyo3(signature = (offset, width=4))]
+    fn mmio_read(&self, offset: i128, width: u32) -> PyResult<Outcome> {
+        let access = access(offset, width, AccessKind::Read)?;
+        Ok(Outcome::of_read(self.machine.lock().mmio_read(self.index, access), Clause::ReadVirtualized))
+    }
+
+    /// SENDUIPI to the UPID at physical address `upid` (see `Vm.new_upid`) with user vector `user_vector`, 0 to 63.
+    fn senduipi(&self, upid: u64, user_vector: u8) -> Outcome {
+        let mut machine = self.machine.lock();
+        let sent = machine.senduipi(self.index, upid, user_vector);
+        Outcome::of_senduipi(sent, |violation| violation.message(machine.memory()))
+    }
+
+    /// VM entry: controls and addresses in the VMCS are checked and take effect, pending virtual interrupts are
+    /// evaluated. SDM vol. 3C, "VM-Execution Control Fields" 27.2.1.1.
+    ///
+    /// Raises:
+    ///     ValueError: A check fails (VM-instruction error 7); the message names it. Nothing has changed.
+    fn enter(&self) -> PyResult<()> {
+        self.machine
+            .lock()
+            .enter(self.index)
+            .map_err(|failure| PyValueError::new_err(format!("VM entry fails: {failure}")))
+    }
+
+    /// Posted-interrupt processing of what the local APIC has pending, and nothing else. Returns how many vectors moved
+    /// from PIR to VIRR, or None if no notification was pending. SDM vol. 3C, "Posted-Interrupt Processing" 30.6.
+    fn process_notification(&self) -> Option<u32> {
+        match self.machine.lock().external_interrupt(self.index) {
+            ExternalInterrupt::Processed(harvest) => Some(harvest.taken),
+            _ => None,
+        }
+    }
+
+    /// An instruction boundary: a pending notification is processed (30.6), then a recognized virtual interrupt is
+    /// delivered (30.2.2). Returns its vector, or None; `exit_reason` tells of a VM exit that came instead.
+    fn deliver(&self) -> Option<u8> {
+        self.machine.lock().boundary(self.index).delivered
+    }
+
+    /// The guest's EOI: WRMSR 80BH in x2APIC mode, a write to offset 0B0H in xAPIC mode. SDM vol. 3C, "EOI
+    /// Virtualization" 30.1.4.
+    fn eoi(&self) -> Outcome {
+        let mut machine = self.machine.lock();
+        let outcome = machine.eoi(self.index);
+        Outcome::of_write(outcome, |violation| violation.message(machine.memory()))
+    }
+
+    /// HLT: the guest sleeps until an interrupt; with HLT exiting = 1 a VM exit, which is returned.
+    fn hlt(&self) -> Option<Outcome> {
+        self.machine.lock().hlt(self.index).map(Outcome::of_exit)
+    }
+
+    /// Number of the vCPU in its VM, from 0.
+    #[getter]
+    fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Its APIC ID.
+    #[getter]
+    fn apic_id(&self) -> u32 {
+        self.machine.lock().vcpus()[self.index].apic_id()
+    }
+
+    /// The mode of its local APIC: "xAPIC", "x2APIC" or "disabled".
+    #[getter]
+    fn mode(&self) -> &'static str {
+        self.machine.lock().vcpus()[self.index].mode().name()
+    }
+
+    /// Its posted-interrupt descriptor as it stands now.
+    #[getter]
+    fn descriptor(&self) -> PyResult<Descriptor> {
+        let machine = self.machine.lock();
+        let address = machine.vcpus()[self.index].vp().vmcs.descriptor;
+        let missing =
+            || PyValueError::new_err(format!("the descriptor address in the VMCS, {address:#x}, is no descriptor"));
+        let (pir, control) = machine.descriptor(self.index).ok_or_else(missing)?;
+        Ok(Descriptor { address, pir, control })
+    }
+
+    /// Changes fields of its descriptor as software does, in one compare-exchange; None leaves a field as it is.
+    #[pyo3(signature = (*, on=None, sn=None, nv=None, ndst=None))]
+    fn update_descriptor(&self, on: Option<bool>, sn: Option<bool>, nv: Option<u8>, ndst: Option<u32>) {
+        self.machine.lock().update_descriptor(self.index, |control| {
+            control
+                .with_outstanding(on.unwrap_or(control.outstanding()))
+                .with_suppress(sn.unwrap_or(control.suppress()))
+                .with_vector(nv.unwrap_or(control.vector()))
+                .with_destination(ndst.unwrap_or(control.destination()))
+        });
+    }
+
+    /// Whether its pCPU's local APIC has a physical interrupt pending.
+    #[getter]
+    fn notification_pending(&self) -> bool {
+        self.machine.lock().notification_pending(self.index)
+    }
+
+    /// A 32-bit register of the virtual-APIC page by its offset: a multiple of 0x10, 0 to 0xFF0.
+    ///
+    /// Raises:
+    ///     ValueError: No register stands there.
+    fn register(&self, offset: i128) -> PyResult<u32> {
+        let register = register(offset)?;
+        Ok(self.machine.lock().register(self.index, register))
+    }
+
+    /// Writes a 32-bit register of the virtual-APIC page, as the hypervisor does: nothing is evaluated.
+    ///
+    /// Raises:
+    ///     ValueError: No register stands there.
+    fn set_register(&self, offset: i128, value: u32) -> PyResult<()> {
+        let register = register(offset)?;
+        if let Some(apic) = self.machine.lock().virtual_apic(self.index) {
+            apic.set(register, value);
+        }
+        Ok(())
+    }
+
+    /// Vectors set in VIRR, lowest first.
+    #[getter]
+    fn irr(&self) -> Vec<u32> {
+        self.bank(ApicRegister::IRR)
+    }
+
+    /// Vectors set in VISR, lowest first.
+    #[getter]
+    fn isr(&self) -> Vec<u32> {
+        self.bank(ApicRegister::ISR)
+    }
+
+    /// VTPR.
+    #[getter]
+    fn tpr(&self) -> u32 {
+        self.machine.lock().register(self.index, ApicRegister::TPR)
+    }
+
+    /// VPPR.
+    #[getter]
+    fn ppr(&self) -> u32 {
+        self.machine.lock().register(self.index, ApicRegister::PPR)
+    }
+
+    /// RVI: requesting virtual interrupt.
+    #[getter]
+    fn rvi(&self) -> u8 {
+        self.machine.lock().vcpus()[self.index].vp().vmcs.status.rvi()
+    }
+
+    /// SVI: servicing virtual interrupt.
+    #[getter]
+    fn svi(&self) -> u8 {
+        self.machine.lock().vcpus()[self.index].vp().vmcs.status.svi()
+    }
+
+    /// Whether a pending virtual interrupt is recognized. SDM vol. 3C, "Evaluation of Pending Virtual Interrupts" 30.2.1.
+    #[getter]
+    fn recognized(&self) -> bool {
+        self.machine.lock().vcpus()[self.index].vp().recognized()
+    }
+
+    /// The basic exit reason of its last VM exit (VMCS 4402H), 0 if it had none.
+    #[getter]
+    fn exit_reason(&self) -> u64 {
+        self.machine.lock().vmread(self.index, VmcsField::ExitReason)
+    }
+
+    /// RFLAGS.IF of the guest.
+    #[getter]
+    fn interrupt_flag(&self) -> bool {
+        self.machine.lock().vcpus()[self.index].vp().interrupt_flag
+    }
+
+    #[setter]
+    fn set_interrupt_flag(&self, value: bool) {
+        self.machine.lock().state_mut(self.index).interrupt_flag = value;
+    }
+
+    /// Blocking by STI or MOV SS.
+    #[getter]
+    fn interrupt_shadow(&self) -> bool {
+        self.machine.lock().vcpus()[self.index].vp().interrupt_shadow
+    }
+
+    #[setter]
+    fn set_interrupt_shadow(&self, value: bool) {
+        self.machine.lock().state_mut(self.index).interrupt_shadow = value;
+    }
+
+    /// Guest activity state: "active", "hlt", "shutdown" or "wait-for-sipi".
+    #[getter]
+    fn activity(&self) -> &'static str {
+        match self.machine.lock().vcpus()[self.index].vp().activity {
+            Activity::Active => "active",
+            Activity::Hlt => "hlt",
+            Activity::Shutdown => "shutdown",
+            Activity::WaitForSipi => "wait-for-sipi",
+        }
+    }
+
+    /// VMREAD of the field with this encoding.
+    ///
+    /// Raises:
+    ///     ValueError: The field is not modelled; the message lists those that are.
+    fn vmread(&self, encoding: u32) -> PyResult<u64> {
+        let field = field(encoding)?;
+        Ok(self.machine.lock().vmread(self.index, field))
+    }
+
+    /// VMWRITE of the field with this encoding. Controls take effect at the next `enter`.
+    ///
+    /// Raises:
+    ///     ValueError: The field is not modelled or read-only, or the value is wider than the field.
+    fn vmwrite(&self, encoding: u32, value: u64) -> PyResult<()> {
+        let field = field(encoding)?;
+        self.machine.lock().vmwrite(self.index, field, value).map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Vcpu {}: APIC ID {}, {}>", self.index, self.apic_id(), self.mode())
+    }
+}
+
+/// A posted-interrupt descriptor as it stood when it was read. SDM vol. 3C, "Posted-Interrupt Processing" 30.6.
+#[pyclass(frozen, module = "ipivrs._core")]
+pub(super) struct Descriptor {
+    /// Physical address.
+    #[pyo3(get)]
+    address: u64,
+    pir: [u64; 4],
+    control: PidControl,
+}
+
+#[pymethods]
+impl Descriptor {
+    /// PIR: the vectors requested, lowest first.
+    #[getter]
+    fn pir(&self) -> Vec<u32> {
+        integers(&vectors_of(self.pir))
+    }
+
+    /// ON: a notification is outstanding.
+    #[getter]
+    fn on(&self) -> bool {
+        self.control.outstanding()
+    }
+
+    /// SN: notifications are suppressed.
+    #[getter]
+    fn sn(&self) -> bool {
+        self.control.suppress()
+    }
+
+    /// NV: notification vector.
+    #[getter]
+    fn nv(&self) -> u8 {
+        self.control.vector()
+    }
+
+    /// NDST: notification destination.
+    #[getter]
+    fn ndst(&self) -> u32 {
+        self.control.destination()
+    }
+
+    /// Everything, in plain types.
+    fn as_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = dicts::dict!(py, "address" => self.address, "pir" => self.pir());
+        dict.update(dicts::control(py, self.control)?.as_mapping())?;
+        Ok(dict)
+    }
+
+    fn __repr__(&self) -> String {
+        let pir: Vec<_> = vectors_of(self.pir).iter().map(|vector| format!("{vector:#x}")).collect();
+        format!(
+            "<Descriptor pir=[{}] on={} sn={} nv={:#x} ndst={:#x}>",
+            pir.join(", "),
+            u8::from(self.control.outstanding()),
+            u8::from(self.control.suppress()),
+            self.control.vector(),
+            self.control.destination()
+        )
+    }
+}

@@ -1,0 +1,46 @@
+"""What all commands share: help, version, `python -m ipivrs`, and `ipivrs info`."""
+
+import json
+import platform
+
+import numpy as np
+import pytest
+
+import ipivrs
+from conftest import Process, Shell
+
+
+@pytest.mark.parametrize("words", ["", "--help", "-h"])
+def test_help_lists_the_commands(shell: Shell, words: str) -> None:
+    result = shell(*words.split())
+    assert result.exit_code == 0
+    assert all(f"\n  {command} " in result.stdout for command in ("run", "explain", "info"))
+
+
+@pytest.mark.parametrize("command", ["run", "explain", "info"])
+def test_every_option_has_help(shell: Shell, command: str) -> None:
+    result = shell(command, "--help")
+    assert result.exit_code == 0
+    text = result.stdout.partition("Options:")[2]
+    assert text.count("  --") > 0
+    assert not [line for line in text.splitlines() if line.rstrip().endswith("|")]
+
+
+def test_version(process: Process) -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout) == (0, f"ipivrs {ipivrs.__version__}\n")
+
+
+def test_info_says_what_this_build_is_made_of(shell: Shell) -> None:
+    result = shell("info")
+    assert result.exit_code == 0
+    for value in (ipivrs.__version__, platform.python_version(), np.__version__, ipivrs.build_info()["profile"]):
+        assert value in result.stdout
+    assert "kvm_intel is" in result.stdout
+
+
+def test_info_as_json(shell: Shell) -> None:
+    printed = json.loads(shell("info", "--json").stdout)
+    assert printed.items() >= ipivrs.build_info().items()
+    assert printed["python"] == platform.python_version()
+    assert set(printed["machine"]) == {"processor", "vmx_flags", "ipi_virtualization", "kvm_intel"}
