@@ -4,7 +4,7 @@
 //! target reaches an instruction boundary.
 
 use crate::arch::msr::IA32_APIC_BASE;
-use crate::arch::{ApicBaseError, ApicRegister, Clause, Exit, ExitReason, PidControl, VmcsField};
+use crate::arch::{ApicBaseError, ApicRegister, Clause, Exit, PidControl, VmcsField};
 use crate::guest::end_of_interrupt;
 use crate::hypervisor::{ApicBaseWrite, Vcpu, Vm, VmConfig, VmError};
 use crate::memory::{Line, OutOfMemory, Owner, PhysicalMemory};
@@ -115,18 +115,15 @@ impl Machine {
         }
     }
 
-    /// RDMSR. IA32_APIC_BASE exits and the hypervisor answers.
-    pub fn rdmsr(&mut self, vcpu: usize, msr: u32) -> Read {
+    /// RDMSR: what the processor does, and the value with which the hypervisor answers where it exits (that of
+    /// IA32_APIC_BASE).
+    pub fn rdmsr(&mut self, vcpu: usize, msr: u32) -> (Read, Option<u64>) {
         let read = match self.guest(vcpu) {
             Ok(mut guest) => guest.rdmsr(msr),
             Err(_) => Read::NotVirtualized(Clause::MsrNotVirtualized),
         };
-        match read {
-            Read::Exit(Exit { reason: ExitReason::MsrRead, .. }) if msr == IA32_APIC_BASE => {
-                Read::Value(self.vcpu(vcpu).base().into_bits())
-            }
-            other => other,
-        }
+        let emulated = msr == IA32_APIC_BASE && matches!(read, Read::Exit(_));
+        (read, emulated.then(|| self.vcpu(vcpu).base().into_bits()))
     }
 
     /// A write to the APIC-access page.
@@ -315,7 +312,7 @@ mod tests {
     #[test]
     fn the_hypervisor_follows_ia32_apic_base() {
         let mut machine = Machine::new(&VmConfig::new(2, ApicMode::XApic)).unwrap();
-        assert_eq!(machine.rdmsr(0, 0x1B), Read::Value(0xFEE0_0900));
+        assert!(matches!(machine.rdmsr(0, 0x1B), (Read::Exit(_), Some(0xFEE0_0900))));
         assert!(matches!(machine.wrmsr(0, 0x1B, 0xFEE0_0D00), Outcome::Exit(_)));
         assert_eq!(machine.vcpus()[0].mode(), ApicMode::X2Apic);
         assert_eq!(machine.wrmsr(0, 0x1B, 0xFEE0_0900), Outcome::Fault(Clause::ApicBaseTransition));

@@ -170,10 +170,12 @@ impl Vm {
                 MsrBitmap { mode, apicv: config.apicv }.write(bitmap);
             }
         }
-        let mut vcpus = Vec::with_capacity(config.apic_ids.len());
-        for (vcpu, &apic_id) in (0..).zip(&config.apic_ids) {
-            let descriptor = memory.allocate(Owner::Descriptor { vm, vcpu }, DESCRIPTOR_BYTES, DESCRIPTOR_BYTES)?;
-            let virtual_apic = page(Owner::VirtualApicPage { vm, vcpu })?;
+        // Descriptors stand together and pages stand together: a large VM then costs little beside its pages.
+        let descriptors = (0..config.apic_ids.len() as u32)
+            .map(|vcpu| memory.allocate(Owner::Descriptor { vm, vcpu }, DESCRIPTOR_BYTES, DESCRIPTOR_BYTES))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut vcpus = Vec::with_capacity(descriptors.len());
+        for ((vcpu, &apic_id), descriptor) in (0..).zip(&config.apic_ids).zip(descriptors) {
             let destination = NotificationDestination::encode(config.first_pcpu + vcpu, ApicMode::X2Apic);
             if let Some(pid) = memory.descriptor(descriptor) {
                 let control =
@@ -184,6 +186,7 @@ impl Vm {
                 // One 64-bit store: a sender sees no entry or all of it.
                 entry.store(PidPointerEntry::to_descriptor(descriptor).into_bits());
             }
+            let virtual_apic = page(Owner::VirtualApicPage { vm, vcpu })?;
             let vmcs =
                 Vmcs { virtual_apic, apic_access, descriptor, pid_table: table, last_pid_index, ..Vmcs::default() };
             vcpus.push(Vcpu::create(memory, &shared, vcpu, apic_id, config, vmcs)?);

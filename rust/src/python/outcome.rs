@@ -29,7 +29,7 @@ pub(super) struct Outcome {
     /// "sent", "suppressed" (SN = 1), "outstanding" (ON = 1 already), or None where nothing was posted.
     #[pyo3(get)]
     notification: Option<&'static str>,
-    /// The value that a virtualized read returned, or None.
+    /// The value that a read returned, or None.
     #[pyo3(get)]
     value: Option<u64>,
     violation: Option<String>,
@@ -146,6 +146,12 @@ impl Outcome {
                 Self { kind: "violation", violation: Some(explain_violation(violation)), ..Self::default() }
             }
         }
+    }
+
+    /// The same with the value that the hypervisor answered with, if it did.
+    pub(super) fn answered(mut self, value: Option<u64>) -> Self {
+        self.value = self.value.or(value);
+        self
     }
 
     /// A read.

@@ -2,8 +2,8 @@
 
 use crate::arch::{ApicMode, DeliveryMode, DestinationMode, Shorthand};
 use crate::engine::threads::Pace;
-use pyo3::PyResult;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::prelude::*;
 
 fn choose<T: Copy>(what: &str, word: &str, choices: &[(&str, T)]) -> PyResult<T> {
     let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
@@ -52,3 +52,28 @@ pub(super) fn ranged<T: TryFrom<i128>>(what: &str, value: i128, last: i128) -> P
     let in_range = (0..=last).contains(&value).then(|| T::try_from(value).ok()).flatten();
     in_range.ok_or_else(|| PyValueError::new_err(format!("{what} must be 0 to {last} ({last:#x}), not {value}")))
 }
+
+/// An unsigned number of a register's width; out of range it is a `ValueError` that names the range.
+macro_rules! register_width {
+    ($($name:ident($type:ty)),*) => {$(
+        #[derive(Clone, Copy)]
+        pub(super) struct $name(pub(super) $type);
+
+        impl<'py> FromPyObject<'_, 'py> for $name {
+            type Error = PyErr;
+
+            fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+                value.extract().map(Self).map_err(|error: PyErr| {
+                    if !error.is_instance_of::<PyOverflowError>(value.py()) {
+                        return error;
+                    }
+                    let (bits, last) = (<$type>::BITS, <$type>::MAX);
+                    let value = value.to_owned();
+                    PyValueError::new_err(format!("{value} is no unsigned {bits}-bit number: give 0 to {last:#x}"))
+                })
+            }
+        }
+    )*};
+}
+
+register_width!(U8(u8), U32(u32), U64(u64));

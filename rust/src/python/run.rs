@@ -76,7 +76,7 @@ pub(super) fn run(
         .detach(|| {
             let mut keep_going = || {
                 if interrupt.is_none() {
-                    interrupt = Python::attach(Python::check_signals).err();
+                    interrupt = signal();
                 }
                 interrupt.is_none()
             };
@@ -224,6 +224,12 @@ impl RunResult {
         }
         totals
     }
+}
+
+/// What a signal handler raised since the last look: Ctrl-C.
+#[allow(clippy::redundant_closure_for_method_calls, reason = "the method itself is not general over lifetimes")]
+fn signal() -> Option<PyErr> {
+    Python::attach(|py| py.check_signals()).err()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]

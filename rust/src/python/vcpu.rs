@@ -2,7 +2,7 @@
 
 use super::dicts;
 use super::outcome::Outcome;
-use super::parse;
+use super::parse::{self, U8, U32, U64};
 use super::vm::SharedMachine;
 use crate::arch::{AccessKind, ApicRegister, Clause, PidControl, VmcsField};
 use crate::processor::{Access, Activity, ExternalInterrupt, Width, vectors_of};
@@ -32,8 +32,10 @@ fn integers(vectors: &[u8]) -> Vec<u32> {
     vectors.iter().copied().map(u32::from).collect()
 }
 
-fn access(offset: i128, width: u32, kind: AccessKind) -> PyResult<Access> {
-    let width = Width::from_bytes(width)
+fn access(offset: i128, width: i128, kind: AccessKind) -> PyResult<Access> {
+    let width = u32::try_from(width)
+        .ok()
+        .and_then(Width::from_bytes)
         .ok_or_else(|| PyValueError::new_err(format!("width must be 1, 2, 4 or 8 bytes, not {width}")))?;
     Ok(Access { offset: parse::ranged("offset", offset, 0xFFF)?, width, kind, after_write: false })
 }
@@ -61,15 +63,17 @@ impl Vcpu {
     /// The x2APIC registers are MSRs 800H to 8FFH; 830H is the ICR. A write of IA32_APIC_BASE (1BH) exits and the
     /// hypervisor switches the local APIC's mode or injects #GP(0). A notification that becomes due is carried to the
     /// target's local APIC. SDM vol. 3C, "Virtualizing MSR-Based APIC Accesses" 30.5.
-    fn wrmsr(&self, msr: u32, value: u64) -> Outcome {
+    fn wrmsr(&self, msr: U32, value: U64) -> Outcome {
         let mut machine = self.machine.lock();
-        let outcome = machine.wrmsr(self.index, msr, value);
+        let outcome = machine.wrmsr(self.index, msr.0, value.0);
         Outcome::of_write(outcome, |violation| violation.message(machine.memory()))
     }
 
-    /// RDMSR: the outcome's `value` is what a virtualized read returns. SDM vol. 3C, 30.5.
-    fn rdmsr(&self, msr: u32) -> Outcome {
-        Outcome::of_read(self.machine.lock().rdmsr(self.index, msr), Clause::MsrVirtualized)
+    /// RDMSR: the outcome's `value` is what the guest reads. IA32_APIC_BASE (1BH) exits and the hypervisor answers.
+    /// SDM vol. 3C, 30.5.
+    fn rdmsr(&self, msr: U32) -> Outcome {
+        let (read, emulated) = self.machine.lock().rdmsr(self.index, msr.0);
+        Outcome::of_read(read, Clause::MsrVirtualized).answered(emulated)
     }
 
     /// A write of `width` bytes (1, 2, 4 or 8) at `offset` (0 to 0xFFF) of the APIC-access page, by an instruction that does
@@ -78,10 +82,10 @@ impl Vcpu {
     /// Raises:
     ///     ValueError: No such offset or width.
     #[pyo3(signature = (offset, value, width=4))]
-    fn mmio_write(&self, offset: i128, value: u64, width: u32) -> PyResult<Outcome> {
+    fn mmio_write(&self, offset: i128, value: U64, width: i128) -> PyResult<Outcome> {
         let access = access(offset, width, AccessKind::Write)?;
         let mut machine = self.machine.lock();
-        let outcome = machine.mmio_write(self.index, access, value);
+        let outcome = machine.mmio_write(self.index, access, value.0);
         Ok(Outcome::of_write(outcome, |violation| violation.message(machine.memory())))
     }
 
@@ -91,15 +95,15 @@ impl Vcpu {
     /// Raises:
     ///     ValueError: No such offset or width.
     #[pyo3(signature = (offset, width=4))]
-    fn mmio_read(&self, offset: i128, width: u32) -> PyResult<Outcome> {
+    fn mmio_read(&self, offset: i128, width: i128) -> PyResult<Outcome> {
         let access = access(offset, width, AccessKind::Read)?;
         Ok(Outcome::of_read(self.machine.lock().mmio_read(self.index, access), Clause::ReadVirtualized))
     }
 
     /// SENDUIPI to the UPID at physical address `upid` (see `Vm.new_upid`) with user vector `user_vector`, 0 to 63.
-    fn senduipi(&self, upid: u64, user_vector: u8) -> Outcome {
+    fn senduipi(&self, upid: U64, user_vector: U8) -> Outcome {
         let mut machine = self.machine.lock();
-        let sent = machine.senduipi(self.index, upid, user_vector);
+        let sent = machine.senduipi(self.index, upid.0, user_vector.0);
         Outcome::of_senduipi(sent, |violation| violation.message(machine.memory()))
     }
 
@@ -174,13 +178,13 @@ impl Vcpu {
 
     /// Changes fields of its descriptor as software does, in one compare-exchange; None leaves a field as it is.
     #[pyo3(signature = (*, on=None, sn=None, nv=None, ndst=None))]
-    fn update_descriptor(&self, on: Option<bool>, sn: Option<bool>, nv: Option<u8>, ndst: Option<u32>) {
+    fn update_descriptor(&self, on: Option<bool>, sn: Option<bool>, nv: Option<U8>, ndst: Option<U32>) {
         self.machine.lock().update_descriptor(self.index, |control| {
             control
                 .with_outstanding(on.unwrap_or(control.outstanding()))
                 .with_suppress(sn.unwrap_or(control.suppress()))
-                .with_vector(nv.unwrap_or(control.vector()))
-                .with_destination(ndst.unwrap_or(control.destination()))
+                .with_vector(nv.map_or(control.vector(), |nv| nv.0))
+                .with_destination(ndst.map_or(control.destination(), |ndst| ndst.0))
         });
     }
 
@@ -203,10 +207,10 @@ impl Vcpu {
     ///
     /// Raises:
     ///     ValueError: No register stands there.
-    fn set_register(&self, offset: i128, value: u32) -> PyResult<()> {
+    fn set_register(&self, offset: i128, value: U32) -> PyResult<()> {
         let register = register(offset)?;
         if let Some(apic) = self.machine.lock().virtual_apic(self.index) {
-            apic.set(register, value);
+            apic.set(register, value.0);
         }
         Ok(())
     }
@@ -296,8 +300,8 @@ impl Vcpu {
     ///
     /// Raises:
     ///     ValueError: The field is not modelled; the message lists those that are.
-    fn vmread(&self, encoding: u32) -> PyResult<u64> {
-        let field = field(encoding)?;
+    fn vmread(&self, encoding: U32) -> PyResult<u64> {
+        let field = field(encoding.0)?;
         Ok(self.machine.lock().vmread(self.index, field))
     }
 
@@ -305,9 +309,12 @@ impl Vcpu {
     ///
     /// Raises:
     ///     ValueError: The field is not modelled or read-only, or the value is wider than the field.
-    fn vmwrite(&self, encoding: u32, value: u64) -> PyResult<()> {
-        let field = field(encoding)?;
-        self.machine.lock().vmwrite(self.index, field, value).map_err(|error| PyValueError::new_err(error.to_string()))
+    fn vmwrite(&self, encoding: U32, value: U64) -> PyResult<()> {
+        let field = field(encoding.0)?;
+        self.machine
+            .lock()
+            .vmwrite(self.index, field, value.0)
+            .map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
     fn __repr__(&self) -> String {

@@ -1,6 +1,6 @@
 //! `Vm`: a machine driven by hand.
 
-use super::parse;
+use super::parse::{self, U8, U32, U64};
 use super::vcpu::Vcpu;
 use crate::engine::manual::Machine;
 use crate::hypervisor::{Apicv, MAX_VCPUS, VmConfig};
@@ -47,7 +47,7 @@ impl Vm {
         apic: &str,
         ipi_virtualization: bool,
         apicv: bool,
-        apic_ids: Option<Vec<u32>>,
+        apic_ids: Option<Vec<U32>>,
         last_index: Option<i128>,
     ) -> PyResult<Self> {
         let count: u32 = parse::ranged("vcpus", vcpus, MAX_VCPUS as i128)?;
@@ -59,7 +59,7 @@ impl Vm {
                 let message = format!("apic_ids has {} IDs for {count} vCPUs: give one for each", ids.len());
                 return Err(PyValueError::new_err(message));
             }
-            config.apic_ids = ids;
+            config.apic_ids = ids.into_iter().map(|id| id.0).collect();
         }
         let machine = py.detach(|| Machine::new(&config)).map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self(SharedMachine(Arc::new(Mutex::new(machine)))))
@@ -93,16 +93,16 @@ impl Vm {
     ///
     /// Raises:
     ///     IndexError: The table ends before that entry.
-    fn table_entry(&self, apic_id: u32) -> PyResult<u64> {
-        self.0.lock().table_entry(apic_id).ok_or_else(|| Self::beyond(apic_id))
+    fn table_entry(&self, apic_id: U32) -> PyResult<u64> {
+        self.0.lock().table_entry(apic_id.0).ok_or_else(|| Self::beyond(apic_id.0))
     }
 
     /// Writes a 64-bit PID-pointer table entry, as one store.
     ///
     /// Raises:
     ///     IndexError: The table ends before that entry.
-    fn set_table_entry(&self, apic_id: u32, value: u64) -> PyResult<()> {
-        if self.0.lock().set_table_entry(apic_id, value) { Ok(()) } else { Err(Self::beyond(apic_id)) }
+    fn set_table_entry(&self, apic_id: U32, value: U64) -> PyResult<()> {
+        if self.0.lock().set_table_entry(apic_id.0, value.0) { Ok(()) } else { Err(Self::beyond(apic_id.0)) }
     }
 
     /// A new user posted-interrupt descriptor (UPID) with this notification vector and destination; returns its
@@ -110,8 +110,8 @@ impl Vm {
     ///
     /// Raises:
     ///     ValueError: The memory for UPIDs (a thousand of them) is used up.
-    fn new_upid(&self, vector: u8, destination: u32) -> PyResult<u64> {
-        self.0.lock().new_upid(vector, destination).map_err(|error| PyValueError::new_err(error.to_string()))
+    fn new_upid(&self, vector: U8, destination: U32) -> PyResult<u64> {
+        self.0.lock().new_upid(vector.0, destination.0).map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
     fn __repr__(&self) -> String {
