@@ -41,7 +41,10 @@ struct Check<'c, R> {
 
 impl<R: Read + Seek> Check<'_, R> {
     fn run(&mut self) -> Result<Section, IntakeError> {
-        self.bytes = self.file.seek(SeekFrom::End(0)).map_err(|source| self.io(source))?;
+        self.bytes = self.file.seek(SeekFrom::End(0)).map_err(|source| match source.kind() {
+            io::ErrorKind::NotSeekable => IntakeError::PipeMode { path: self.path.into() },
+            _ => self.io(source),
+        })?;
         self.seek(8)?;
         if self.u64()? == PIPE_HEADER_SIZE {
             return Err(IntakeError::PipeMode { path: self.path.into() });
@@ -158,5 +161,108 @@ impl<R: Read + Seek> Check<'_, R> {
         let mut bytes = [0; 4];
         self.file.read_exact(&mut bytes).map_err(|source| self.io(source))?;
         Ok(u32::from_le_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{example_bytes, read_perf_data};
+    use super::*;
+
+    const FILE: &str = "kut-apic-x2apic.perf.data";
+    const ATTRIBUTE_SIZE: usize = 16;
+    const DATA_OFFSET: usize = 40;
+    const DATA_SIZE: usize = 48;
+    const FEATURES: usize = 72;
+
+    fn message(edit: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut bytes = example_bytes(FILE);
+        edit(&mut bytes);
+        read_perf_data(&bytes).unwrap_err().to_string()
+    }
+
+    fn word(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(*bytes[at..].first_chunk().unwrap())
+    }
+
+    fn put(bytes: &mut [u8], at: usize, value: u64) {
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Where the section of a feature is described.
+    fn feature(bytes: &[u8], number: u32) -> usize {
+        let before = (0..number).filter(|bit| bytes[FEATURES + *bit as usize / 8] >> (bit % 8) & 1 != 0).count();
+        (word(bytes, DATA_OFFSET) + word(bytes, DATA_SIZE)) as usize + before * SECTION_SIZE as usize
+    }
+
+    #[test]
+    fn the_file_as_it_is_is_sound() {
+        assert_eq!(read_perf_data(&example_bytes(FILE)).unwrap().ipis.len(), 11);
+    }
+
+    #[test]
+    fn a_cut_file_says_where() {
+        let said = message(|bytes| bytes.truncate(40_000));
+        assert!(said.contains("its data goes on to byte 50816, but it ends at byte 40000"), "{said}");
+        let said = message(|bytes| bytes.truncate(50_900));
+        assert!(said.contains("table of features goes on to byte 51152"), "{said}");
+        let said = message(|bytes| bytes.truncate(51_200));
+        assert!(said.contains("description of the recording goes on to byte"), "{said}");
+        let said = message(|bytes| bytes.truncate(60));
+        assert!(said.contains("header goes on to byte 104, but it ends at byte 60"), "{said}");
+    }
+
+    #[test]
+    fn a_killed_perf_record_is_told() {
+        let said = message(|bytes| put(bytes, DATA_SIZE, 0));
+        assert!(said.contains("did not finish") && said.contains("Ctrl-C"), "{said}");
+    }
+
+    #[test]
+    fn a_stream_is_told() {
+        let said = message(|bytes| put(bytes, 8, PIPE_HEADER_SIZE));
+        assert!(said.contains("perf record -o -"), "{said}");
+    }
+
+    #[test]
+    fn missing_descriptions_are_told() {
+        let said = message(|bytes| bytes[FEATURES] &= !(1 << TRACING_DATA));
+        assert!(said.contains("has no tracepoint formats"), "{said}");
+        let said = message(|bytes| bytes[FEATURES + 1] &= !(1 << (EVENT_DESC - 8)));
+        assert!(said.contains("EVENT_DESC"), "{said}");
+        let said = message(|bytes| put(bytes, ATTRIBUTE_SIZE, 0));
+        assert!(said.contains("a size of 0"), "{said}");
+    }
+
+    #[test]
+    fn lying_sizes_are_told_before_they_are_allocated() {
+        let said = message(|bytes| {
+            let section = feature(bytes, EVENT_DESC);
+            let at = word(bytes, section) as usize;
+            bytes[at..at + 4].fill(0xFF);
+        });
+        assert!(said.contains("description of the events does not fit"), "{said}");
+        let said = message(|bytes| {
+            let section = feature(bytes, TRACING_DATA);
+            put(bytes, section + 8, 1 << 40);
+        });
+        assert!(said.contains("goes on to byte 10995"), "{said}");
+        let said = message(|bytes| {
+            let (end, sections) = (bytes.len() as u64, feature(bytes, TRACING_DATA));
+            for section in [sections, sections + 16] {
+                put(bytes, section, 0);
+                put(bytes, section + 8, end);
+            }
+        });
+        assert!(said.contains("overlap"), "{said}");
+    }
+
+    #[test]
+    fn damaged_tracing_data_is_told() {
+        let said = message(|bytes| {
+            let at = word(bytes, feature(bytes, TRACING_DATA)) as usize;
+            bytes[at] = 0;
+        });
+        assert!(said.contains("tracing data ends or goes wrong at: magic"), "{said}");
     }
 }

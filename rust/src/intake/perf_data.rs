@@ -242,3 +242,75 @@ fn readers(path: &Path, file: &PerfFile, names: &mut Names) -> Result<Vec<Reader
     }
     Ok(readers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{example_bytes, read_perf_data, skipped};
+
+    const FILE: &str = "kut-apic-x2apic.perf.data";
+
+    /// The file with all occurrences of some text replaced by other text of the same length.
+    fn replaced(from: &str, to: &str) -> Vec<u8> {
+        assert_eq!(from.len(), to.len());
+        let mut bytes = example_bytes(FILE);
+        let mut found = 0;
+        for at in 0..bytes.len() - from.len() {
+            if bytes[at..].starts_with(from.as_bytes()) {
+                bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+                found += 1;
+            }
+        }
+        assert_ne!(found, 0, "{from}");
+        bytes
+    }
+
+    fn said(bytes: &[u8]) -> String {
+        read_perf_data(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let said = said(&replaced("__u32 icr_low;", "__u32 icr_lox;"));
+        assert!(said.contains("kvm:kvm_apic_ipi has no field icr_low"), "{said}");
+    }
+
+    #[test]
+    fn a_missing_format_is_named() {
+        let said = said(&replaced("name: kvm_apic_ipi\nID: 96", "name: kvm_apic_ipi\nID: 97"));
+        assert!(said.contains("does not describe the event kvm:kvm_apic_ipi"), "{said}");
+    }
+
+    #[test]
+    fn fields_count_by_name_not_by_place() {
+        let swapped = replaced("__u32 icr_low;\toffset:8;", "__u32 dest_id;\toffset:8;");
+        let swapped = {
+            let (from, to) = (b"__u32 dest_id;\toffset:12;", b"__u32 icr_low;\toffset:12;");
+            let at = swapped.windows(from.len()).position(|window| window == from).unwrap();
+            let mut swapped = swapped;
+            swapped[at..at + to.len()].copy_from_slice(to);
+            swapped
+        };
+        let (swapped, plain) = (read_perf_data(&swapped).unwrap(), read_perf_data(&example_bytes(FILE)).unwrap());
+        assert_eq!(swapped.ipis.icr_low[0], plain.ipis.destination[0]);
+        assert_eq!(swapped.ipis.destination[0], plain.ipis.icr_low[0]);
+    }
+
+    #[test]
+    fn samples_of_unknown_events_are_counted() {
+        let mut bytes = example_bytes(FILE);
+        let (start, size) = (word(&bytes, 40), word(&bytes, 48));
+        let mut at = start;
+        while at < start + size && bytes[at] != 9 {
+            at += usize::from(u16::from_le_bytes([bytes[at + 6], bytes[at + 7]]));
+        }
+        // IDENTIFIER is the first word behind the header.
+        bytes[at + 8..at + 16].fill(0xEE);
+        let recording = read_perf_data(&bytes).unwrap();
+        assert_eq!(skipped(&recording, "does not describe"), 1);
+        assert_eq!(recording.records.values().sum::<u64>(), 37);
+    }
+
+    fn word(bytes: &[u8], at: usize) -> usize {
+        u64::from_le_bytes(*bytes[at..].first_chunk().unwrap()) as usize
+    }
+}

@@ -71,7 +71,9 @@ mod tests {
     use super::*;
 
     fn push(window: &mut Window, samples: &[(u64, u8)]) {
-        samples.iter().for_each(|&(time_ns, sample)| window.push(time_ns, 0, &[sample]));
+        for &(time_ns, sample) in samples {
+            window.push(time_ns, 0, &[sample]);
+        }
     }
 
     /// The timeline of the comment above `process_finished_round` in perf's `session.c`, with two CPUs.

@@ -113,8 +113,9 @@ impl<R: BufRead> Reader<'_, R> {
             if text.starts_with(b"# tracer:") {
                 self.header = Some(Format::Ftrace);
             }
-        } else if self.number == 1 && text.starts_with(b"cpus=") {
+        } else if self.format.is_none() && text.starts_with(b"cpus=") {
             self.header = Some(Format::TraceCmd);
+        } else if self.format.is_none() && text.starts_with(b"version =") {
         } else if let Some(lost) = lost(text) {
             self.collector.lost = self.collector.lost.saturating_add(lost);
         } else if line.starts_with(b"CPU") && text.ends_with(b" is empty") {
@@ -175,7 +176,8 @@ mod tests {
         assert_eq!(recorded(&trace_cmd).format, Format::TraceCmd);
         assert_eq!(recorded(&format!("# tracer: nop\n#\n{trace_cmd}")).format, Format::Ftrace);
         let flags = IPI.replace("q 9 [000]", "q-9 [000] d..1.");
-        assert_eq!(recorded(&format!("cpus=2\n{flags}")).format, Format::TraceCmd);
+        let with_header = recorded(&format!("version = 7\ncpus=2\n{flags}"));
+        assert_eq!((with_header.format, with_header.skipped), (Format::TraceCmd, vec![]));
     }
 
     #[test]

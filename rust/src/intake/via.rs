@@ -84,7 +84,9 @@ mod tests {
 
     fn timeline(evidence: &[(u64, ApicMode)]) -> Timeline {
         let mut timeline = Timeline::default();
-        evidence.iter().for_each(|&(at, mode)| timeline.used(at, mode));
+        for &(at, mode) in evidence {
+            timeline.used(at, mode);
+        }
         timeline
     }
 

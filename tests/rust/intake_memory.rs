@@ -1,0 +1,57 @@
+//! A file that lies about its sizes does not make the intake take memory. One test, so that nothing else is in the process.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use ipivrs::intake::{Options, read};
+use std::fs;
+use std::path::Path;
+
+const FILE: &str = "kut-apic-x2apic.perf.data";
+/// The file has 73 KiB.
+const LIMIT_KIB: u64 = 64 * 1024;
+const HEADER: usize = 104;
+const DATA_OFFSET: usize = 40;
+const DATA_SIZE: usize = 48;
+const SECTION_SIZE: usize = 16;
+/// How many features of this file are before the description of the events, which is feature 12.
+const EVENT_DESC: usize = 11;
+/// The table of features, and a part of the tracing data.
+const TABLE_SIZE: usize = 21 * SECTION_SIZE + 256;
+
+/// Peak of virtual memory: an allocation counts even if it is never touched.
+fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn word(bytes: &[u8], at: usize) -> usize {
+    u64::from_le_bytes(*bytes[at..].first_chunk().unwrap()) as usize
+}
+
+#[test]
+fn lying_sizes_take_no_memory() {
+    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(FILE)).unwrap();
+    let data = word(&whole, DATA_OFFSET)..word(&whole, DATA_OFFSET) + word(&whole, DATA_SIZE);
+    let damaged = std::env::temp_dir().join(format!("ipivrs-intake-{}.perf.data", std::process::id()));
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(FILE), &Options::default()).unwrap();
+
+    let before = peak_kib();
+    // The header, the first records, the table of features and the first of them, and the description of the events.
+    let events = word(&whole, data.end + EVENT_DESC * SECTION_SIZE);
+    let table = data.end..data.end + TABLE_SIZE;
+    let places = (0..HEADER).chain(data.start..data.start + 64).chain(table).chain(events..events + 512);
+    for place in places.step_by(4) {
+        for value in [u64::MAX, 1 << 44, 1 << 31] {
+            let mut bytes = whole.clone();
+            let end = bytes.len().min(place + 8);
+            bytes[place..end].copy_from_slice(&value.to_le_bytes()[..end - place]);
+            fs::write(&damaged, &bytes).unwrap();
+            let _ = read(&damaged, &Options::default());
+        }
+    }
+    let grown = peak_kib() - before;
+    fs::remove_file(&damaged).unwrap();
+    assert!(grown < LIMIT_KIB, "grew by {grown} KiB");
+}
