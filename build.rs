@@ -1,5 +1,6 @@
 //! What the build says of itself: commit and compiler, for `ipivrs --version` and `ipivrs info`.
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
@@ -8,8 +9,12 @@ fn main() {
     let version = output(&rustc, &["--version"]).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=IPIVRS_COMMIT={commit}");
     println!("cargo::rustc-env=IPIVRS_RUSTC={version}");
-    println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=build.rs");
+    // Grows with each commit; a source package has none.
+    let log = ".git/logs/HEAD";
+    if Path::new(log).exists() {
+        println!("cargo::rerun-if-changed={log}");
+    }
 }
 
 /// What a command prints, or none if it cannot be run or fails.

@@ -162,27 +162,9 @@ def test_ctrl_c_is_one_line_and_exit_code_130(shell: Shell, monkeypatch: pytest.
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
-@pytest.mark.parametrize("words", ["run --help", f"run {X2APIC_BOOT}", f"run --json {X2APIC_BOOT}"])
-def test_a_reader_that_leaves_is_no_error(process: Process, words: str) -> None:
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    with os.fdopen(write_end, "wb") as closed:
-        done = process(*words.split(), stdout=closed)
-    assert (done.returncode, done.stderr) == (141, "")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_named(process: Process) -> None:
-    with Path("/dev/full").open("wb") as full:
-        done = process("run", X2APIC_BOOT, stdout=full)
-    assert (done.returncode, done.stderr) == (2, "error: the output cannot be written: No space left on device\n")
-
-
-@pytest.mark.skipif(os.name != "posix", reason="file names are bytes there")
-def test_a_file_name_that_is_no_text_is_an_error_that_shows_it(process: Process, tmp_path: Path) -> None:
+def test_a_file_name_that_is_no_text_is_a_file_name(process: Process, tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/\xff.data"
     Path(os.fsdecode(odd)).write_bytes(X2APIC_BOOT.read_bytes())
     done = process("run", os.fsdecode(odd))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {tmp_path}/\\udcff.data: this name is no UTF-8 text; rename the file\n"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{tmp_path}/\N{REPLACEMENT CHARACTER}.data" in done.stdout

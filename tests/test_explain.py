@@ -104,7 +104,7 @@ def test_the_self_ipi_register() -> None:
         ({"vector": 0xFB, "dest": 1, "access": "self-ipi"}, "self-IPI register"),
         ({"vector": 0xFB, "apic": "xapic", "access": "self-ipi"}, "self-ipi"),
         ({"icr": 0x100, "access": "self-ipi"}, "self-IPI register"),
-        ({"vector": 0xFB, "vcpus": 0}, "vCPU"),
+        ({"vector": 0xFB, "vcpus": 0}, "1 to 65536"),
         ({"vector": 0xFB, "last_index": 65_536}, "last.index"),
         ({"icr": 2**64}, "icr|ICR"),
         ({"icr": -1}, "icr|ICR"),

@@ -10,8 +10,6 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "tools" / "prerequisites.sh"
 TOOLS = ("bash", "cut", "env", "head", "mktemp", "rm", "sort")
 
-pytestmark = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason="needs bash and the usual tools")
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

@@ -1,5 +1,6 @@
 """The Rust core of ipivrs. Docstrings are in the module itself: `help(ipivrs.Vcpu)`."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, final
 
@@ -48,7 +49,7 @@ def explain(
     apicv: bool = True,
 ) -> Explanation: ...
 def run(
-    path: str,
+    path: str | os.PathLike[str],
     *,
     apic: str | None = None,
     apic_ids: Sequence[int] | None = None,

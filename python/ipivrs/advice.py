@@ -74,6 +74,16 @@ _SELF = Advice(
 )
 
 
+IN_THE_FIELDS = ("delivery-mode", "shorthand", "destination-mode")
+"""Conditions (as `kinds` and `explain` name them) that the fields of the ICR decide and `advice` knows about."""
+
+SWITCHED_OFF = Advice(
+    "exit as IPI virtualization is off",
+    "Without the control, or without APICv, KVM keeps every write of the ICR for itself.",
+    "Turn it on (enable_ipiv=1 of kvm_intel; here, leave --no-ipiv away).",
+)
+
+
 def advice(apic: str, delivery_mode: str, destination_mode: str, shorthand: str) -> Advice | None:
     """What stands against IPI virtualization in these fields of an ICR; None if it is something else.
 

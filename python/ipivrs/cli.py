@@ -267,7 +267,7 @@ def _check_that_the_target_exists(answer: dict[str, Any], vcpus: int | None) -> 
     """An APIC ID that no vCPU has is most likely a slip, though the processor has an answer. Broadcasts are meant."""
     destination = answer["fields"]["destination"]
     broadcast = destination == (_U8_MAX if answer["apic"] == "xapic" else _U32_MAX)
-    if vcpus is None or broadcast or "last PID-pointer index" not in answer["clause"]:
+    if vcpus is None or broadcast or answer["condition"] != "last-index":
         return
     raise BadInputError(
         f"APIC ID {destination} is beyond the PID-pointer table of {vcpus} vCPUs (IDs 0 to {vcpus - 1}):\n"

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ipivrs.advice import advice
+from ipivrs.advice import IN_THE_FIELDS, advice
 
 _OUTCOMES = {
     "posted": "posted: no VM exit",
@@ -51,7 +51,7 @@ def _verdict(answer: Mapping[str, Any]) -> RenderableType:
 
 
 def _changes(answer: Mapping[str, Any]) -> Iterator[str]:
-    if answer["outcome"] == "apic-write-exit":
+    if answer["condition"] in IN_THE_FIELDS:
         fields = answer["fields"]
         apic = _APICS.get(answer["apic"], answer["apic"])
         found = advice(apic, fields["delivery_mode"], fields["destination_mode"], fields["shorthand"])

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ipivrs.advice import Advice, advice
+from ipivrs.advice import IN_THE_FIELDS, SWITCHED_OFF, Advice, advice
 from ipivrs.results import Kind, RunResult
 
 _MOST_KINDS = 8
@@ -78,12 +78,19 @@ def why(result: RunResult) -> Iterator[Text]:
     total = result.counters["total"]
     reasons: dict[Advice | str, int] = {}
     for kind in _needing_exit(result):
-        reason = advice(kind["apic"], kind["delivery_mode"], kind["destination_mode"], kind["shorthand"])
-        key = reason or kind["clause"] or kind["fate"]
+        key = _reason(kind) or kind["clause"] or kind["fate"]
         reasons[key] = reasons.get(key, 0) + kind["count"]
     for key, count in sorted(reasons.items(), key=lambda item: -item[1]):
         what = f"{key.what}: {key}" if isinstance(key, Advice) else f"are decided by {key}."
         yield Text(f"{count} of {total} {what}")
+
+
+def _reason(kind: Kind) -> Advice | None:
+    if kind["condition"] in ("control", "msr-bitmap"):
+        return SWITCHED_OFF
+    if kind["condition"] in IN_THE_FIELDS:
+        return advice(kind["apic"], kind["delivery_mode"], kind["destination_mode"], kind["shorthand"])
+    return None
 
 
 def _needing_exit(result: RunResult) -> list[Kind]:

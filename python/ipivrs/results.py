@@ -68,6 +68,7 @@ class Kind(TypedDict):
     trigger: str
     fate: str
     clause: str | None
+    condition: str | None
     count: int
 
 
@@ -277,7 +278,7 @@ def run(
     if apic_ids is not None and len(set(apic_ids)) < len(apic_ids):
         raise ValueError(f"apic_ids has one APIC ID twice, and each vCPU has its own: {list(apic_ids)}")
     core = _core.run(
-        _text(path),
+        os.fspath(path),
         apic=apic,
         apic_ids=apic_ids,
         vcpus=vcpus,
@@ -287,12 +288,3 @@ def run(
         process=process,
     )
     return RunResult(core)
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    name = os.fspath(path)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise _core.RecordingError(f"{name}: this name is no UTF-8 text; rename the file") from None
-    return name

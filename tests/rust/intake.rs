@@ -124,8 +124,10 @@ fn a_guest_that_changes_its_mode() {
             (3, "vec 32 (Fixed|physical|assert|edge|dst)"),
         ],
     );
-    use Via::{Mmio as M, X2ApicIcr as I};
-    assert_eq!(recording.ipis.via, [M, M, M, M, I, I, M, I, I, I, I], "the first self-IPI is a memory access");
+    let (memory, msr) = (Via::Mmio, Via::X2ApicIcr);
+    assert_eq!(recording.ipis.via[..4], [memory; 4]);
+    assert_eq!(recording.ipis.via[4..7], [msr, msr, memory], "the first self-IPI is a memory access");
+    assert_eq!(recording.ipis.via[7..], [msr; 4]);
     assert_eq!(recording.ipis.destination[9], u32::MAX);
     assert_eq!((recording.via_evidence.recorded, recording.via_evidence.inferred), (6, 5));
 }

@@ -12,10 +12,10 @@ pub enum IcrCondition {
     Control,
     /// Delivery mode is fixed: bits 10:8 = 0.
     DeliveryMode,
-    /// Destination mode is physical: bit 11 = 0.
-    DestinationMode,
     /// The shorthand that the rule asks for: bits 19:18.
     Shorthand,
+    /// Destination mode is physical: bit 11 = 0.
+    DestinationMode,
     /// Trigger mode is edge: bit 15 = 0.
     TriggerMode,
     /// Bit 12 = 0.
@@ -35,8 +35,8 @@ impl IcrCondition {
     pub const ALL: [Self; 10] = [
         Self::Control,
         Self::DeliveryMode,
-        Self::DestinationMode,
         Self::Shorthand,
+        Self::DestinationMode,
         Self::TriggerMode,
         Self::DeliveryStatus,
         Self::Reserved13,
@@ -217,6 +217,31 @@ impl Clause {
             C::ApicBaseInvalid | C::ApicBaseTransition => "SDM 11.12.5 x2APIC State Transitions",
             C::SendUipiNotVirtualized => "ISE reference, IPI Virtualization (SENDUIPI)",
         }
+    }
+
+    /// What stood against virtualization, in one word; none if nothing did, or nothing that is about IPIs.
+    #[must_use]
+    pub const fn condition(self) -> Option<&'static str> {
+        use Clause as C;
+        use IcrCondition as I;
+        Some(match self {
+            C::XApicIpi(condition) | C::XApicSelfIpi(condition) | C::X2ApicIpi(condition) => match condition {
+                I::Control => "control",
+                I::DeliveryMode => "delivery-mode",
+                I::Shorthand => "shorthand",
+                I::DestinationMode => "destination-mode",
+                I::TriggerMode => "trigger-mode",
+                I::DeliveryStatus => "delivery-status",
+                I::Reserved13 | I::Reserved17To16 | I::Reserved31To20 => "reserved-bits",
+                I::VectorClass => "vector",
+            },
+            C::X2ApicIcrReserved | C::SelfIpiReserved => "reserved-bits",
+            C::IpiVector | C::SelfIpiVector => "vector",
+            C::MsrIntercepted => "msr-bitmap",
+            C::IpiBeyondTable => "last-index",
+            C::EntryBeyondWidth | C::EntryNotValid => "table-entry",
+            _ => return None,
+        })
     }
 
     /// What the clause asks for or does, in ipivrs' words.

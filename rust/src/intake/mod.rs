@@ -4,8 +4,11 @@
 //! and what had to be passed over or assumed. The way of a record:
 //!
 //! ```text
-//! detect ─┬─ perf_data: perf_check, perf_records, perf_window, tracing_data, layout, decoder ─┐                ┌─ host: mode, via, vcpus ─┐
-//!         └─ text: line, fields ─────────────────────────────────┴─ event ─ collect ─┴─ guest ──────────────────┴─ Recording
+//! detect ─┬─ perf_data (perf_check, perf_records, perf_window, tracing_data, layout, decoder) ─┐
+//!         └─ text (line, fields) ──────────────────────────────────────────────────────────────┤
+//!                      ┌─ host (mode), then vcpus, via, sent ─┐                                │
+//!         Recording ───┤                                      ├─── collect ────────── event ───┘
+//!                      └─ guest ──────────────────────────────┘
 //! ```
 //!
 //! Two kinds of recordings are understood. On a KVM **host**, `kvm_apic_ipi` tells what a guest sent; any other of KVM's

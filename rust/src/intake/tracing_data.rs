@@ -64,7 +64,7 @@ impl Tracepoint {
     }
 
     /// Parses the text of a `format` file; none if it has no name or number.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut name = None;
         let mut id = None;
         let mut fields = Vec::new();

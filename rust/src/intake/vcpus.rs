@@ -311,6 +311,15 @@ mod tests {
     }
 
     #[test]
+    fn who_accepted_is_unclear_with_several_machines() {
+        let accept = "q 30/31 [0] 1.4: kvm:kvm_apic_accept_irq: apicid 7 vec 251 (Fixed|edge)\n";
+        let text = format!("q 30/31 [0] 1.1: {IPI}\nq 10/11 [0] 1.2: {IPI}\n{accept}");
+        assert_eq!(recorded(&text).vcpus.len(), 2);
+        let picked = read_text(&text, &Options { process: Some(30), ..Options::default() }).unwrap();
+        assert_eq!(picked.vcpus.len(), 1);
+    }
+
+    #[test]
     fn the_user_may_declare_vcpus_and_apic_ids() {
         let text = format!("q 9 [0] 1.1: {IPI}\nq 9 [0] 1.2: kvm:kvm_msr: msr_read 802 = 0x5\n");
         let options = Options { vcpus: Some(3), apic_ids: Some(vec![4, 6]), ..Options::default() };

@@ -94,7 +94,7 @@ pub(super) fn explain(
         (ApicMode::X2Apic, false) => Via::X2ApicIcr,
         (_, false) => Via::Mmio,
     };
-    let vcpus: Option<u32> = vcpus.map(|vcpus| parse::ranged("vcpus", vcpus, 65_536)).transpose()?;
+    let vcpus: Option<u32> = vcpus.map(parse::vcpus).transpose()?;
     let last_index = last_index.map(|last| parse::ranged("last_index", last, 65_535)).transpose()?;
     let question = Question {
         icr: Icr::from_u64(value, mode),
@@ -147,6 +147,7 @@ impl Explanation {
             "outcome" => answer.outcome_name(),
             "exit" => exit,
             "clause" => answer.clause.to_string(),
+            "condition" => answer.clause.condition(),
             "apic" => self.question.via.mode().name().to_ascii_lowercase(),
             "icr" => format!("{:#x}", self.value),
             "access" => access_phrase(self.question.via),

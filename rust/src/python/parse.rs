@@ -2,6 +2,7 @@
 
 use crate::arch::{ApicMode, DeliveryMode, DestinationMode, Shorthand};
 use crate::engine::threads::Pace;
+use crate::hypervisor::MAX_VCPUS;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
@@ -45,6 +46,14 @@ pub(super) fn level_assert(word: &str) -> PyResult<bool> {
 
 pub(super) fn trigger_level(word: &str) -> PyResult<bool> {
     choose("trigger", word, &[("edge", false), ("level", true)])
+}
+
+/// A number of vCPUs.
+pub(super) fn vcpus(value: i128) -> PyResult<u32> {
+    match ranged("vcpus", value, MAX_VCPUS as i128)? {
+        0 => Err(PyValueError::new_err(format!("vcpus must be 1 to {MAX_VCPUS} ({MAX_VCPUS:#x}), not 0"))),
+        count => Ok(count),
+    }
 }
 
 /// An integer of a range, named in the error.

@@ -13,7 +13,7 @@ use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Drives every inter-processor interrupt of a recording through the emulated processor, one thread per vCPU.
@@ -39,7 +39,7 @@ use std::time::Duration;
 #[allow(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub(super) fn run(
     py: Python<'_>,
-    path: &str,
+    path: PathBuf,
     apic: Option<&str>,
     apic_ids: Option<Vec<i128>>,
     vcpus: Option<i128>,
@@ -60,7 +60,7 @@ pub(super) fn run(
         assume: given.unwrap_or(ApicMode::X2Apic),
         apic_mode_given: given.is_some(),
         apic_ids: ids,
-        vcpus: vcpus.map(|vcpus| parse::ranged("vcpus", vcpus, MAX_VCPUS as i128)).transpose()?,
+        vcpus: vcpus.map(parse::vcpus).transpose()?,
         process,
     };
     let how = ReplayOptions {
@@ -68,9 +68,8 @@ pub(super) fn run(
         last_index: last_index.map(|last| parse::ranged("last_index", last, 65_535)).transpose()?,
         apicv: Apicv { active: true, enable_ipiv: ipi_virtualization },
     };
-    let recording = py
-        .detach(|| intake::read(Path::new(path), &options))
-        .map_err(|error| RecordingError::new_err(error.to_string()))?;
+    let recording =
+        py.detach(|| intake::read(&path, &options)).map_err(|error| RecordingError::new_err(error.to_string()))?;
     let mut interrupt = None;
     let run = py
         .detach(|| {
@@ -86,7 +85,7 @@ pub(super) fn run(
     if let Some(interrupt) = interrupt {
         return Err(interrupt);
     }
-    Ok(RunResult { path: path.to_owned(), recording, run, pace: how.pace })
+    Ok(RunResult { path: path.to_string_lossy().into_owned(), recording, run, pace: how.pace })
 }
 
 /// What became of every interrupt of a recording.
@@ -282,6 +281,7 @@ fn kinds<'py>(py: Python<'py>, summary: &Summary) -> PyResult<Bound<'py, PyList>
             "trigger" => super::dicts::trigger_name(kind.trigger_level),
             "fate" => fate.name(),
             "clause" => clause.map(|clause| clause.to_string()),
+            "condition" => clause.and_then(Clause::condition),
             "count" => count,
         ))?;
     }

@@ -3,7 +3,7 @@
 use super::parse::{self, U8, U32, U64};
 use super::vcpu::Vcpu;
 use crate::engine::manual::Machine;
-use crate::hypervisor::{Apicv, MAX_VCPUS, VmConfig};
+use crate::hypervisor::{Apicv, VmConfig};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,7 +50,7 @@ impl Vm {
         apic_ids: Option<Vec<U32>>,
         last_index: Option<i128>,
     ) -> PyResult<Self> {
-        let count: u32 = parse::ranged("vcpus", vcpus, MAX_VCPUS as i128)?;
+        let count: u32 = parse::vcpus(vcpus)?;
         let mut config = VmConfig::new(count, parse::apic(apic)?);
         config.apicv = Apicv { active: apicv, enable_ipiv: ipi_virtualization };
         config.last_pid_index = last_index.map(|last| parse::ranged("last_index", last, 65_535)).transpose()?;
