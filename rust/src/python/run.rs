@@ -36,7 +36,7 @@ use std::time::Duration;
 #[pyfunction]
 #[pyo3(signature = (path, *, apic=None, apic_ids=None, vcpus=None, last_index=None, pace="recorded",
     ipi_virtualization=true, process=None))]
-#[allow(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "keyword arguments of a Python function")]
 pub(super) fn run(
     py: Python<'_>,
     path: PathBuf,

@@ -12,7 +12,7 @@ use crate::guest::Program;
 use crate::hypervisor::{Vcpu, Vm, VmConfig, VmError};
 use crate::memory::{OutOfMemory, Owner, PhysicalMemory};
 use crate::processor::{descriptor, local_apic};
-use crate::record::{Ledger, Summary};
+use crate::record::{Ledger, Summary, ViolationRecord};
 use pacing::Shared;
 use pcpu::Pcpu;
 use std::sync::atomic::AtomicU64;
@@ -100,6 +100,7 @@ pub fn run(
     let shared = Shared::new(&memory, &requests, programs, pace);
 
     let start = Instant::now();
+    let mut stalled = None;
     let ledgers = std::thread::scope(|scope| {
         let mut handles = Vec::with_capacity(count);
         for (pcpu, (vm, vcpu)) in vcpus.iter_mut().enumerate() {
@@ -123,10 +124,12 @@ pub fn run(
             }
         }
         shared.begin();
+        let mut watchdog = Watchdog::new(&shared);
         while !handles.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             // A thread that ends wakes this one just before it is finished: look again soon, ask rarely.
             std::thread::park_timeout(Duration::from_millis(if shared.all_sent() { 1 } else { 100 }));
-            if !keep_going() {
+            stalled = stalled.or_else(|| watchdog.stalled(&shared));
+            if stalled.is_some() || !keep_going() {
                 shared.stop();
             }
         }
@@ -137,7 +140,7 @@ pub fn run(
         Ok(ledgers)
     })?;
     let elapsed = start.elapsed();
-    let partial = shared.stopped();
+    let partial = shared.stopped() && stalled.is_none();
 
     let mut ledgers = ledgers;
     let pending = ledgers
@@ -148,7 +151,53 @@ pub fn run(
         .sum();
     let mut summary = Summary::new(programs, ledgers, pending);
     check_balance(&mut summary);
+    if let Some(order) = stalled {
+        summary.violations.push(stall(programs, order));
+    }
     Ok(Run { summary, elapsed, partial })
+}
+
+/// Notices that the recorded pace does not go on: the interrupt under way was lost, and nobody would ever say so.
+struct Watchdog {
+    turn: Option<usize>,
+    since: Instant,
+}
+
+impl Watchdog {
+    /// An interrupt takes microseconds; on an overloaded machine it may take a while.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn new(shared: &Shared<'_>) -> Self {
+        Self { turn: shared.turn_now(), since: Instant::now() }
+    }
+
+    /// The place in the order that is stuck, if it has been for too long.
+    fn stalled(&mut self, shared: &Shared<'_>) -> Option<usize> {
+        let turn = shared.turn_now();
+        if turn != self.turn {
+            *self = Self { turn, since: Instant::now() };
+        }
+        turn.filter(|_| self.since.elapsed() > Self::PATIENCE && !shared.all_sent())
+    }
+}
+
+/// The violation that names the interrupt at place `order`.
+fn stall(programs: &[Program], order: usize) -> ViolationRecord {
+    let find = |(vcpu, program): (u32, &Program)| {
+        program.iter().find(|send| send.order as usize == order).map(|send| (vcpu, send.icr))
+    };
+    let (vcpu, message) = match (0..).zip(programs).find_map(find) {
+        Some((vcpu, icr)) => (
+            vcpu,
+            format!(
+                "IPI {order} (vector {:02X}H to {:X}H) never arrived: the run was given up",
+                icr.low.vector(),
+                icr.destination
+            ),
+        ),
+        None => (0, format!("IPI {order} never arrived: the run was given up")),
+    };
+    ViolationRecord { kind: "stall", vcpu, message }
 }
 
 /// A ledger for a thread that did not bring one back.
@@ -189,7 +238,7 @@ fn check_balance(summary: &mut Summary) {
             ipis.coalesced,
             ipis.pending
         );
-        summary.violations.push(crate::record::ViolationRecord { kind: "imbalance", vcpu: 0, message });
+        summary.violations.push(ViolationRecord { kind: "imbalance", vcpu: 0, message });
     }
 }
 
@@ -248,6 +297,22 @@ mod tests {
     #[test]
     fn nothing_to_send_ends_at_once() {
         assert_eq!(run_all(3, &[], Pace::Free).ipis.total, 0);
+    }
+
+    #[test]
+    fn a_turn_that_does_not_pass_is_named() {
+        let programs = programs(2, &[(1, 0, 0xFB, Via::X2ApicIcr)]);
+        let memory = Memory::new(1 << 16);
+        let shared = Shared::new(&memory, &[4096, 4160], &programs, Pace::Recorded);
+        let mut watchdog = Watchdog::new(&shared);
+        assert_eq!(watchdog.stalled(&shared), None);
+        watchdog.since = Instant::now().checked_sub(2 * Watchdog::PATIENCE).unwrap();
+        assert_eq!(watchdog.stalled(&shared), Some(0));
+        let violation = stall(&programs, 0);
+        assert_eq!((violation.kind, violation.vcpu), ("stall", 1));
+        assert!(violation.message.contains("vector FBH to 0H"), "{}", violation.message);
+        shared.arrived();
+        assert_eq!(watchdog.stalled(&shared), None, "it goes on");
     }
 
     #[test]

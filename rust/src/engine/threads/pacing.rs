@@ -116,6 +116,11 @@ impl<'m> Shared<'m> {
         self.turns.as_ref().is_none_or(|turns| turns.now.load(Ordering::Acquire) == order as usize)
     }
 
+    /// The place in the order that is under way, in the recorded pace.
+    pub(super) fn turn_now(&self) -> Option<usize> {
+        self.turns.as_ref().map(|turns| turns.now.load(Ordering::Acquire))
+    }
+
     /// The interrupt that is under way has arrived, or never will: the next may be sent.
     #[inline]
     pub(super) fn arrived(&self) {
