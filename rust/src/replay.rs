@@ -4,7 +4,7 @@ use crate::arch::{ApicMode, Icr, IcrLow};
 use crate::engine::threads::{self, Pace, Run, RunError};
 use crate::guest::{Program, Send};
 use crate::hypervisor::{Apicv, VmConfig};
-use crate::intake::Recording;
+use crate::intake::{RecordedVcpu, Recording};
 
 /// How a recording is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,16 @@ fn machines(recording: &Recording, options: ReplayOptions) -> (Vec<VmConfig>, Ve
     (configs, position)
 }
 
-/// The mode that the VM's first interrupt needs; each vCPU switches by itself where it needs another.
+/// The mode that the VM's first interrupt needs; each vCPU switches by itself where it needs another. A VM with APIC IDs
+/// that xAPIC mode cannot address starts in x2APIC mode, though its boot processor may begin in xAPIC.
 fn first_mode(recording: &Recording, vm: u32) -> ApicMode {
+    let wide = |vcpu: &RecordedVcpu| vcpu.vm == vm && vcpu.apic_id >= u32::from(u8::MAX);
+    if recording.vcpus.iter().any(wide) {
+        return ApicMode::X2Apic;
+    }
     let mut sent = recording.ipis.sender.iter().zip(&recording.ipis.via);
     let first = sent.find(|(sender, _)| recording.vcpus.get(**sender as usize).is_some_and(|vcpu| vcpu.vm == vm));
-    first.map_or(ApicMode::X2Apic, |(_, &via)| written(via).mode())
+    first.map_or(ApicMode::X2Apic, |(_, via)| via.mode())
 }
 
 /// One program for each vCPU of the run. Interrupts keep the order of the recording.
@@ -74,16 +79,81 @@ fn programs(recording: &Recording, position: &[usize]) -> Vec<Program> {
     {
         let place = position.get(sender as usize).and_then(|&place| programs.get_mut(place));
         if let Some(program) = place {
-            program.push(Send { order, icr: Icr { low: IcrLow::from_bits(low), destination }, via: written(via) });
+            program.push(Send { order, icr: Icr { low: IcrLow::from_bits(low), destination }, via });
         }
     }
     programs
 }
 
-const fn written(via: crate::intake::Via) -> crate::guest::Via {
-    match via {
-        crate::intake::Via::Mmio => crate::guest::Via::Mmio,
-        crate::intake::Via::X2ApicIcr => crate::guest::Via::X2ApicIcr,
-        crate::intake::Via::SelfIpiMsr => crate::guest::Via::SelfIpiMsr,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::Via;
+    use crate::intake::{Format, Identification, Ipis, Side, ViaEvidence};
+    use std::collections::BTreeMap;
+
+    fn recording(vcpus: &[(u32, u32)], ipis: &[(u32, u32, u32, Via)]) -> Recording {
+        let vcpus = vcpus.iter().zip(0..).map(|(&(vm, apic_id), vcpu_id)| RecordedVcpu {
+            vm,
+            vcpu_id,
+            apic_id,
+            thread: None,
+            process: None,
+            name: String::new(),
+        });
+        Recording {
+            format: Format::PerfScript,
+            side: Side::Host,
+            vcpus: vcpus.collect(),
+            identified_by: Identification::KvmEntry,
+            ipis: Ipis {
+                time_ns: (0..ipis.len() as u64).collect(),
+                sender: ipis.iter().map(|ipi| ipi.0).collect(),
+                icr_low: ipis.iter().map(|ipi| ipi.1).collect(),
+                destination: ipis.iter().map(|ipi| ipi.2).collect(),
+                via: ipis.iter().map(|ipi| ipi.3).collect(),
+            },
+            via_evidence: ViaEvidence::default(),
+            records: BTreeMap::new(),
+            skipped: Vec::new(),
+            lost: 0,
+            notes: Vec::new(),
+            span_ns: 0,
+        }
+    }
+
+    const OPTIONS: ReplayOptions = ReplayOptions { pace: Pace::Recorded, last_index: None, apicv: Apicv::FULL };
+
+    fn totals(recording: &Recording) -> (u64, u64, u64) {
+        let run = replay(recording, OPTIONS, &mut || true).unwrap();
+        assert!(run.summary.violations.is_empty(), "{:?}", run.summary.violations);
+        let ipis = run.summary.ipis;
+        (ipis.virtualized, ipis.delivered, ipis.exited)
+    }
+
+    /// Two VMs with the same APIC IDs, their vCPUs interleaved: each reaches its own only.
+    #[test]
+    fn vms_have_tables_of_their_own() {
+        let vcpus = [(0, 0), (1, 0), (0, 1), (1, 5)];
+        let x2apic = Via::X2ApicIcr;
+        let sent = [(0, 0xFB, 1, x2apic), (1, 0xFB, 5, x2apic), (0, 0xFB, 5, x2apic), (1, 0xFB, 1, x2apic)];
+        assert_eq!(totals(&recording(&vcpus, &sent)), (2, 2, 2));
+    }
+
+    /// The guest switches back and forth, also while its peer has it the other way.
+    #[test]
+    fn modes_follow_each_interrupt() {
+        let sent = [(0, 0xFB, 1, Via::Mmio), (1, 0xFB, 0, Via::X2ApicIcr), (0, 0xFC, 1, Via::X2ApicIcr)];
+        let again = [(0, 0xFB, 1, Via::Mmio), (0, 0x41, 0, Via::SelfIpiMsr), (1, 0x4_0042, 0, Via::Mmio)];
+        let run = replay(&recording(&[(0, 0), (0, 1)], &[sent, again].concat()), OPTIONS, &mut || true).unwrap();
+        let ipis = run.summary.ipis;
+        assert_eq!((ipis.virtualized, ipis.self_ipi, ipis.delivered), (4, 2, 6));
+    }
+
+    /// A large guest's boot processor begins in xAPIC mode.
+    #[test]
+    fn ids_that_xapic_cannot_address_do_not_stop_a_boot() {
+        let sent = [(0, 0xC_4500, 0, Via::Mmio), (0, 0xFB, 300, Via::X2ApicIcr), (1, 0xFB, 0, Via::X2ApicIcr)];
+        assert_eq!(totals(&recording(&[(0, 0), (0, 300)], &sent)), (2, 2, 1));
     }
 }

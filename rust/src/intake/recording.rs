@@ -1,6 +1,7 @@
 //! What a recording says, in the shape the rest of the house uses.
 
 use crate::arch::ApicMode;
+pub use crate::guest::Via;
 use std::collections::BTreeMap;
 
 /// How the file was written.
@@ -74,29 +75,6 @@ impl Identification {
             Self::KvmEoi => "vCPUs identified by kvm_eoi",
             Self::ThreadOrder => "vCPUs assumed to be the vCPU threads in rising order of thread id",
             Self::CpuNumber => "vCPUs are the CPUs that events were recorded on",
-        }
-    }
-}
-
-/// How the guest wrote the interrupt command register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Via {
-    /// A write to offset 300H of the APIC page (xAPIC mode).
-    Mmio,
-    /// WRMSR 830H (x2APIC mode).
-    X2ApicIcr,
-    /// WRMSR 83FH (x2APIC mode).
-    SelfIpiMsr,
-}
-
-impl Via {
-    /// Short name, for people.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mmio => "write to offset 300H",
-            Self::X2ApicIcr => "WRMSR 830H",
-            Self::SelfIpiMsr => "WRMSR 83FH",
         }
     }
 }
