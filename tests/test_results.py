@@ -99,6 +99,7 @@ def test_an_option_out_of_range_is_a_value_error(name: str, value: object) -> No
 def test_ctrl_c_stops_a_run() -> None:
     program = f"""
 import signal, threading, ipivrs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with SIGINT ignored
 threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
 while True:
     ipivrs.run({str(X2APIC_BOOT)!r})
@@ -106,3 +107,18 @@ while True:
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in done.stderr
+
+
+def test_ctrl_c_at_the_command_line_is_130_and_a_line() -> None:
+    program = f"""
+import signal, sys, threading
+from ipivrs.cli import app
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["ipivrs", "run", *[{str(X2APIC_BOOT)!r}] * 10_000]
+threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+app()
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
