@@ -151,7 +151,7 @@ impl Vcpu {
 
     /// The local APIC after a reset, or after it was disabled: the state is lost.
     fn reset_apic<W: Word>(&mut self, memory: &PhysicalMemory<W>) {
-        self.vp.vmcs.status = crate::arch::GuestInterruptStatus::new();
+        (self.vp.vmcs.rvi, self.vp.vmcs.svi) = (0, 0);
         if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
             for word in page {
                 if word.load() != 0 {

@@ -23,8 +23,8 @@ impl<W: Word> NonRoot<'_, W> {
     /// posted-interrupt processing do it: a change of RVI alone recognizes nothing.
     #[inline]
     pub(super) fn evaluate(&mut self) {
-        self.vp.recognized = !self.vp.controls.interrupt_window_exiting
-            && vector::class(self.status().rvi()) > vector::class(self.vppr());
+        self.vp.recognized =
+            !self.vp.controls.interrupt_window_exiting && vector::class(self.vp.vmcs.rvi) > vector::class(self.vppr());
     }
 
     /// An instruction boundary: delivers a recognized virtual interrupt if the guest can take it.
@@ -50,12 +50,12 @@ impl<W: Word> NonRoot<'_, W> {
     /// Virtual-interrupt delivery. (30.2.2)
     #[inline]
     fn deliver(&mut self) -> u8 {
-        let vector = self.status().rvi();
+        let vector = self.vp.vmcs.rvi;
         self.apic.set_bit(ApicRegister::ISR, vector);
-        self.set_svi(vector);
+        self.vp.vmcs.svi = vector;
         self.apic.set(ApicRegister::PPR, u32::from(vector::class_floor(vector)));
         self.apic.clear_bit(ApicRegister::IRR, vector);
-        self.set_rvi(self.apic.highest(ApicRegister::IRR).unwrap_or(0));
+        self.vp.vmcs.rvi = self.apic.highest(ApicRegister::IRR).unwrap_or(0);
         self.vp.recognized = false;
         self.vp.activity = Activity::Active;
         vector
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(machine.guest(0).boundary(), Boundary::Delivered(0x63));
         let apic = machine.guest(0).virtual_apic();
         assert_eq!((apic.vectors(ApicRegister::ISR), apic.vectors(ApicRegister::IRR)), (vec![0x63], vec![0x41]));
-        assert_eq!((machine.vp(0).vmcs.status.svi(), machine.vp(0).vmcs.status.rvi()), (0x63, 0x41));
+        assert_eq!((machine.vp(0).vmcs.svi, machine.vp(0).vmcs.rvi), (0x63, 0x41));
         assert_eq!(machine.guest(0).vppr(), 0x60);
         assert!(!machine.vp(0).recognized());
     }

@@ -281,7 +281,7 @@ mod tests {
     fn entry_evaluates_what_the_vmm_left_in_rvi() {
         let mut machine = Machine::new(X2APIC, 1);
         machine.guest(0).virtual_apic().set_bit(ApicRegister::IRR, 0x41);
-        machine.vp_mut(0).vmcs.status.set_rvi(0x41);
+        machine.vp_mut(0).vmcs.rvi = 0x41;
         assert_eq!(machine.guest(0).boundary(), Boundary::Nothing, "a change of RVI alone recognizes nothing");
         machine.reenter(0);
         assert_eq!(machine.guest(0).boundary(), Boundary::Delivered(0x41));

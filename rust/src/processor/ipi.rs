@@ -58,7 +58,7 @@ impl<W: Word> NonRoot<'_, W> {
     /// Self-IPI virtualization: VIRR\[V\] := 1; RVI := max(RVI, V); evaluate. (30.1.5)
     pub(super) fn self_ipi_virtualization(&mut self, vector: u8) -> Outcome {
         let coalesced = self.apic.set_bit(ApicRegister::IRR, vector);
-        self.set_rvi(self.status().rvi().max(vector));
+        self.vp.vmcs.rvi = self.vp.vmcs.rvi.max(vector);
         self.evaluate();
         Outcome::SelfIpi { vector, coalesced }
     }
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(outcome, Outcome::SelfIpi { vector: 0x51, coalesced: false });
         assert_eq!(machine.guest(0).wrmsr(0x83F, 0x41), Outcome::SelfIpi { vector: 0x41, coalesced: false });
         assert_eq!(machine.guest(0).wrmsr(0x83F, 0x41), Outcome::SelfIpi { vector: 0x41, coalesced: true });
-        assert_eq!(machine.vp(0).vmcs.status.rvi(), 0x51, "RVI := max(RVI, V)");
+        assert_eq!(machine.vp(0).vmcs.rvi, 0x51, "RVI := max(RVI, V)");
         assert!(machine.vp(0).recognized());
         assert_eq!(machine.guest(0).virtual_apic().vectors(ApicRegister::IRR), vec![0x41, 0x51]);
     }

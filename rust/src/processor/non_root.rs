@@ -3,7 +3,7 @@
 use super::outcome::Violation;
 use super::vmcs::{Capabilities, Vmcs};
 use super::{VirtualApic, descriptor};
-use crate::arch::{ApicRegister, Exit, GuestInterruptStatus, PidControl};
+use crate::arch::{ApicRegister, Exit, PidControl};
 use crate::memory::{Line, Page, PhysicalMemory, Word};
 
 /// Guest activity state (SDM vol. 3C, "Guest Non-Register State" 25.4.2).
@@ -162,21 +162,6 @@ impl<'a, W: Word> NonRoot<'a, W> {
     #[must_use]
     pub fn own_descriptor(&self) -> Option<PidControl> {
         self.own.map(descriptor::control)
-    }
-
-    #[inline]
-    pub(super) fn status(&self) -> GuestInterruptStatus {
-        self.vp.vmcs.status
-    }
-
-    #[inline]
-    pub(super) fn set_rvi(&mut self, rvi: u8) {
-        self.vp.vmcs.status.set_rvi(rvi);
-    }
-
-    #[inline]
-    pub(super) fn set_svi(&mut self, svi: u8) {
-        self.vp.vmcs.status.set_svi(svi);
     }
 
     /// VPPR, an 8-bit value in a 32-bit register.

@@ -113,7 +113,7 @@ impl<W: Word> NonRoot<'_, W> {
         let harvest = harvest(pid, self.apic);
         // Step 6: RVI is left alone when PIR was empty.
         if let Some(highest) = harvest.highest {
-            self.set_rvi(self.status().rvi().max(highest));
+            self.vp.vmcs.rvi = self.vp.vmcs.rvi.max(highest);
         }
         // Step 7.
         self.evaluate();
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(processed, ExternalInterrupt::Processed(harvest));
         assert!(!descriptor::control(machine.descriptor(1)).outstanding());
         assert_eq!(descriptor::requests(machine.descriptor(1)), [0; 4]);
-        assert_eq!(machine.vp(1).vmcs.status.rvi(), 0xFB);
+        assert_eq!(machine.vp(1).vmcs.rvi, 0xFB);
         assert_eq!(machine.guest(1).boundary(), Boundary::Delivered(0xFB));
         assert_eq!(machine.interrupt(1), ExternalInterrupt::None, "the local APIC got its EOI and is empty");
     }
@@ -159,10 +159,10 @@ mod tests {
     fn an_empty_pir_leaves_rvi_alone() {
         let mut machine = Machine::new(X2APIC, 2);
         for rvi in [0, 0x41] {
-            machine.vp_mut(1).vmcs.status.set_rvi(rvi);
+            machine.vp_mut(1).vmcs.rvi = rvi;
             local_apic::request(machine.local(1), 0xF2);
             assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(Harvest::default()));
-            assert_eq!(machine.vp(1).vmcs.status.rvi(), rvi);
+            assert_eq!(machine.vp(1).vmcs.rvi, rvi);
         }
     }
 
@@ -172,7 +172,7 @@ mod tests {
         let _ = machine.guest(1).wrmsr(0x83F, 0xC0);
         machine.send(0, 1, 0x41);
         let _ = machine.interrupt(1);
-        assert_eq!(machine.vp(1).vmcs.status.rvi(), 0xC0);
+        assert_eq!(machine.vp(1).vmcs.rvi, 0xC0);
     }
 
     #[test]

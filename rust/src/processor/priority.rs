@@ -33,7 +33,7 @@ impl<W: Word> NonRoot<'_, W> {
     #[inline]
     pub(super) fn ppr_virtualization(&mut self) {
         let tpr = self.apic.get(ApicRegister::TPR) as u8;
-        let svi = self.status().svi();
+        let svi = self.vp.vmcs.svi;
         let ppr = if vector::class(tpr) >= vector::class(svi) { tpr } else { vector::class_floor(svi) };
         self.apic.set(ApicRegister::PPR, u32::from(ppr));
     }
@@ -41,9 +41,9 @@ impl<W: Word> NonRoot<'_, W> {
     /// EOI virtualization. (30.1.4)
     #[inline]
     pub(super) fn eoi_virtualization(&mut self) -> Outcome {
-        let vector = self.status().svi();
+        let vector = self.vp.vmcs.svi;
         self.apic.clear_bit(ApicRegister::ISR, vector);
-        self.set_svi(self.apic.highest(ApicRegister::ISR).unwrap_or(0));
+        self.vp.vmcs.svi = self.apic.highest(ApicRegister::ISR).unwrap_or(0);
         self.ppr_virtualization();
         let bit = VectorBit::of(vector);
         if self.vp.vmcs.eoi_exit[bit.word()] & bit.word_mask() != 0 {
@@ -70,7 +70,7 @@ mod tests {
         let mut machine = Machine::new(X2APIC, 1);
         for tpr in 0..=255u8 {
             for svi in 0..=255u8 {
-                machine.vp_mut(0).vmcs.status.set_svi(svi);
+                machine.vp_mut(0).vmcs.svi = svi;
                 let _ = machine.guest(0).wrmsr(0x808, u64::from(tpr));
                 let expected = if tpr & 0xF0 >= svi & 0xF0 { tpr } else { svi & 0xF0 };
                 assert_eq!(machine.guest(0).vppr(), expected, "VTPR {tpr:02X}H, SVI {svi:02X}H");
@@ -100,11 +100,11 @@ mod tests {
             let _ = machine.guest(0).wrmsr(0x83F, vector);
             assert_eq!(machine.guest(0).boundary(), Boundary::Delivered(vector as u8));
         }
-        assert_eq!((machine.vp(0).vmcs.status.svi(), machine.guest(0).vppr()), (0x52, 0x50));
+        assert_eq!((machine.vp(0).vmcs.svi, machine.guest(0).vppr()), (0x52, 0x50));
         assert_eq!(machine.guest(0).wrmsr(0x80B, 0), Outcome::Virtualized(Clause::EoiVirtualized));
-        assert_eq!((machine.vp(0).vmcs.status.svi(), machine.guest(0).vppr()), (0x31, 0x30));
+        assert_eq!((machine.vp(0).vmcs.svi, machine.guest(0).vppr()), (0x31, 0x30));
         let _ = machine.guest(0).wrmsr(0x80B, 0);
-        assert_eq!((machine.vp(0).vmcs.status.svi(), machine.guest(0).vppr()), (0, 0));
+        assert_eq!((machine.vp(0).vmcs.svi, machine.guest(0).vppr()), (0, 0));
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
         let outcome = machine.guest(0).wrmsr(0x80B, 0);
         let exit = Exit { reason: ExitReason::VirtualizedEoi, qualification: 0x52, clause: Clause::EoiExit };
         assert_eq!(outcome, Outcome::Exit(exit));
-        assert_eq!(machine.vp(0).vmcs.status.svi(), 0, "the exit is trap-like: VISR and SVI have changed");
+        assert_eq!(machine.vp(0).vmcs.svi, 0, "the exit is trap-like: VISR and SVI have changed");
         assert_eq!(machine.vp(0).vmcs.exit_qualification, 0x52);
     }
 

@@ -23,8 +23,11 @@ pub struct Vmcs {
     pub notification_vector: u16,
     /// Last PID-pointer index (0008H).
     pub last_pid_index: u16,
-    /// RVI and SVI (0810H).
-    pub status: GuestInterruptStatus,
+    /// Requesting virtual interrupt, the lower half of the guest interrupt status (0810H).
+    pub rvi: u8,
+    /// Servicing virtual interrupt, the upper half of the guest interrupt status. Two fields rather than one of 16 bits:
+    /// each is written on its own just before it is read, and a wider read of two fresh bytes would wait for both.
+    pub svi: u8,
     /// MSR-bitmap address (2004H).
     pub msr_bitmap: u64,
     /// Virtual-APIC address (2012H).
@@ -69,7 +72,9 @@ impl Vmcs {
         match field {
             F::PostedInterruptNotificationVector => self.notification_vector as u64,
             F::LastPidPointerIndex => self.last_pid_index as u64,
-            F::GuestInterruptStatus => self.status.into_bits() as u64,
+            F::GuestInterruptStatus => {
+                GuestInterruptStatus::new().with_rvi(self.rvi).with_svi(self.svi).into_bits() as u64
+            }
             F::MsrBitmapAddress => self.msr_bitmap,
             F::VirtualApicAddress => self.virtual_apic,
             F::ApicAccessAddress => self.apic_access,
@@ -105,7 +110,10 @@ impl Vmcs {
         match field {
             F::PostedInterruptNotificationVector => self.notification_vector = value as u16,
             F::LastPidPointerIndex => self.last_pid_index = value as u16,
-            F::GuestInterruptStatus => self.status = GuestInterruptStatus::from_bits(value as u16),
+            F::GuestInterruptStatus => {
+                let status = GuestInterruptStatus::from_bits(value as u16);
+                (self.rvi, self.svi) = (status.rvi(), status.svi());
+            }
             F::MsrBitmapAddress => self.msr_bitmap = value,
             F::VirtualApicAddress => self.virtual_apic = value,
             F::ApicAccessAddress => self.apic_access = value,

@@ -242,13 +242,13 @@ impl Vcpu {
     /// RVI: requesting virtual interrupt.
     #[getter]
     fn rvi(&self) -> u8 {
-        self.machine.lock().vcpus()[self.index].vp().vmcs.status.rvi()
+        self.machine.lock().vcpus()[self.index].vp().vmcs.rvi
     }
 
     /// SVI: servicing virtual interrupt.
     #[getter]
     fn svi(&self) -> u8 {
-        self.machine.lock().vcpus()[self.index].vp().vmcs.status.svi()
+        self.machine.lock().vcpus()[self.index].vp().vmcs.svi
     }
 
     /// Whether a pending virtual interrupt is recognized. SDM vol. 3C, "Evaluation of Pending Virtual Interrupts" 30.2.1.
