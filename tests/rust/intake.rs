@@ -87,7 +87,12 @@ fn linux_in_x2apic_mode() {
     assert_eq!(recording.records["kvm_vcpu_wakeup"], 4228);
     assert_eq!(recording.records.values().sum::<u64>(), 9209);
     assert_eq!(recording.span_ns / 1_000_000, 411_838, "perf script --header says 411838.173 ms");
-    assert_eq!((recording.skipped, recording.notes), (vec![], vec![]), "nothing is passed over or assumed");
+    assert_eq!(recording.skipped, [], "nothing is passed over");
+    assert!(
+        matches!(&recording.notes[..], [limit] if limit.contains("no kvm_exit and kvm_entry")),
+        "nothing is assumed: {:?}",
+        recording.notes
+    );
 }
 
 #[test]

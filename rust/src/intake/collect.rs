@@ -118,6 +118,12 @@ impl<'o> Collector<'o> {
         if self.lost > 0 {
             recording.notes.push(format!("the recorder lost {} events: counts are lower bounds", self.lost));
         }
+        if recording.side == Side::Host && !records.keys().any(|name| name == "kvm_exit" || name == "kvm_entry") {
+            recording.notes.push(
+                "no kvm_exit and kvm_entry in the recording: exits here are those of the emulated processor, not of that host"
+                    .to_owned(),
+            );
+        }
         recording.records = records;
         recording.lost = self.lost;
         recording.span_ns = self.span.map_or(0, |(first, last)| last - first);
