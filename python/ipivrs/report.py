@@ -62,7 +62,9 @@ def side_by_side(results: list[RunResult]) -> RenderableType:
         )
         for name, result in zip(_names(results), results, strict=True)
     ]
-    return Group(_comparison(results), *sentences)
+    # What several recordings have in common is said once.
+    notes = dict.fromkeys(note.plain for result in results for note in _notes(result))
+    return Group(_comparison(results), *sentences, *([_section("Notes", *map(Text, notes))] if notes else []))
 
 
 def verdict(result: RunResult) -> Text:
