@@ -1,5 +1,6 @@
 //! A VM driven by hand: one access, one interrupt, one VM entry at a time, on one thread.
 //!
+//! vCPUs are named by their place in [`Machine::vcpus`]; a place that is none is a mistake of the caller's and panics.
 //! vCPU k has pCPU k for itself. Notifications are carried to the target's local APIC at once and wait there until the
 //! target reaches an instruction boundary.
 
@@ -74,12 +75,11 @@ impl Machine {
     }
 
     fn vcpu(&self, vcpu: usize) -> &Vcpu {
-        &self.vcpus[vcpu % self.vcpus.len()]
+        &self.vcpus[vcpu]
     }
 
     fn guest(&mut self, vcpu: usize) -> Result<NonRoot<'_, Cell<u64>>, Outcome> {
-        let count = self.vcpus.len();
-        NonRoot::resume(&self.memory, self.vcpus[vcpu % count].vp_mut()).map_err(Outcome::Violation)
+        NonRoot::resume(&self.memory, self.vcpus[vcpu].vp_mut()).map_err(Outcome::Violation)
     }
 
     /// Does a write on a vCPU and carries the notification, if one is due.
@@ -107,8 +107,7 @@ impl Machine {
         if msr != IA32_APIC_BASE || !matches!(outcome, Outcome::Exit(_)) {
             return outcome;
         }
-        let count = self.vcpus.len();
-        match self.vcpus[vcpu % count].write_apic_base(&self.memory, &self.vm, value) {
+        match self.vcpus[vcpu].write_apic_base(&self.memory, &self.vm, value) {
             Ok(ApicBaseWrite::Fault(ApicBaseError::Transition { .. })) => Outcome::Fault(Clause::ApicBaseTransition),
             Ok(ApicBaseWrite::Fault(_)) => Outcome::Fault(Clause::ApicBaseInvalid),
             Ok(ApicBaseWrite::Done(_)) | Err(_) => outcome,
@@ -182,15 +181,13 @@ impl Machine {
     /// # Errors
     /// The check that fails.
     pub fn enter(&mut self, vcpu: usize) -> Result<(), EntryFailure> {
-        let count = self.vcpus.len();
-        NonRoot::enter(&self.memory, self.vcpus[vcpu % count].vp_mut()).map(|_| ())
+        NonRoot::enter(&self.memory, self.vcpus[vcpu].vp_mut()).map(|_| ())
     }
 
     /// Posted-interrupt processing of what the local APIC has pending, and nothing else.
     pub fn external_interrupt(&mut self, vcpu: usize) -> ExternalInterrupt {
-        let count = self.vcpus.len();
         let requests = self.requests.get(vcpu).and_then(|&address| self.memory.line(address));
-        let guest = NonRoot::resume(&self.memory, self.vcpus[vcpu % count].vp_mut());
+        let guest = NonRoot::resume(&self.memory, self.vcpus[vcpu].vp_mut());
         match (requests, guest) {
             (Some(requests), Ok(mut guest)) => guest.external_interrupt(&mut LocalApic::new(requests)),
             (_, Err(violation)) => ExternalInterrupt::Violation(violation),
@@ -283,14 +280,12 @@ impl Machine {
     /// # Errors
     /// A read-only field, or a value that does not fit.
     pub fn vmwrite(&mut self, vcpu: usize, field: VmcsField, value: u64) -> Result<(), VmcsError> {
-        let count = self.vcpus.len();
-        self.vcpus[vcpu % count].vp_mut().vmcs.write(field, value)
+        self.vcpus[vcpu].vp_mut().vmcs.write(field, value)
     }
 
     /// The state that the guest itself changes: RFLAGS.IF, interrupt shadow, activity.
     pub fn state_mut(&mut self, vcpu: usize) -> &mut crate::processor::VirtualProcessor {
-        let count = self.vcpus.len();
-        self.vcpus[vcpu % count].vp_mut()
+        self.vcpus[vcpu].vp_mut()
     }
 }
 
