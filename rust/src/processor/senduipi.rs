@@ -4,6 +4,7 @@
 //! No public text at hand confirms word for word what the instruction does under IPI virtualization; all of the model's
 //! reading of it is in this file: V is the UPID's NV, T its NDST (bits 15:8 where APIC accesses are virtualized), the
 //! pair is stored in VICR as a write of the ICR would be, and steps 1 to 6 of 30.1.6 follow.
+//! Hardware updates the UPID's 16 bytes under one lock; here request and ON are two locked operations, requests first.
 //! The lookup of the UPID through the UITT and the faults it can take are not modelled: the caller names the UPID.
 
 use super::NonRoot;
