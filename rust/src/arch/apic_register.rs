@@ -10,6 +10,8 @@ use bitfield_struct::bitfield;
 pub const VERSION: u32 = 0x0005_0014;
 /// The destination format register for the flat model, its value after a reset.
 pub const DFR_FLAT: u32 = 0xFFFF_FFFF;
+/// The destination format register for the cluster model.
+pub const DFR_CLUSTER: u32 = 0x0FFF_FFFF;
 /// The spurious-interrupt vector register after a reset.
 pub const SVR_AFTER_RESET: u32 = 0xFF;
 
@@ -21,6 +23,54 @@ pub struct XApicId {
     reserved_23_0: u32,
     /// APIC ID.
     pub id: u8,
+}
+
+/// The logical destination register in xAPIC mode: bits 31:24. (11.6.2.2, "Logical Destination Mode")
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct XApicLdr {
+    #[bits(24)]
+    reserved_23_0: u32,
+    /// Logical APIC ID: in the flat model a set of eight, in the cluster model a cluster and a set of four.
+    pub logical_id: u8,
+}
+
+/// A logical APIC ID in the cluster model.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub struct ClusterId {
+    /// One bit for each of four members. Bits 3:0.
+    #[bits(4)]
+    pub members: u8,
+    /// Cluster. Bits 7:4.
+    #[bits(4)]
+    pub cluster: u8,
+}
+
+/// The spurious-interrupt vector register. (11.9, "Spurious Interrupt")
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct SpuriousVector {
+    /// Spurious vector. Bits 7:0.
+    pub vector: u8,
+    /// The local APIC is enabled by software. Bit 8.
+    pub enabled: bool,
+    #[bits(23)]
+    other_31_9: u32,
+}
+
+/// The error status register. (11.5.3, "Error Handling")
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct ErrorStatus {
+    #[bits(5)]
+    other_4_0: u8,
+    /// Send illegal vector. Bit 5.
+    pub send_illegal_vector: bool,
+    /// Receive illegal vector. Bit 6.
+    pub receive_illegal_vector: bool,
+    #[bits(25)]
+    other_31_7: u32,
 }
 
 /// A local-APIC register, named by its offset in the 4-KiB page: a multiple of 16 below 1000H.

@@ -31,6 +31,12 @@ impl AllowedSettings {
     /// Everything allowed, nothing required.
     pub const ANY: Self = Self::new().with_may_be_one(u32::MAX);
 
+    /// `word` as near to what was asked as the processor allows: bits that must be 1 added, bits that may not be dropped.
+    #[must_use]
+    pub const fn adjust(self, word: u32) -> u32 {
+        word & self.may_be_one() | self.must_be_one()
+    }
+
     /// Whether a processor with this capability accepts `word`.
     #[must_use]
     pub const fn allows(self, word: u32) -> bool {
@@ -43,6 +49,12 @@ impl AllowedSettings {
 pub struct AllowedTertiary(pub u64);
 
 impl AllowedTertiary {
+    /// `word` without the bits that the processor does not allow.
+    #[must_use]
+    pub const fn adjust(self, word: u64) -> u64 {
+        word & self.0
+    }
+
     /// Whether a processor with this capability accepts `word`.
     #[must_use]
     pub const fn allows(self, word: u64) -> bool {

@@ -1,12 +1,21 @@
-//! What KVM does around the processor: controls, MSR bitmaps, the PID-pointer table, the vCPUs of a VM.
+//! What KVM does around the processor.
 //!
-//! Names are KVM's (`arch/x86/kvm/vmx`). This is the part that an always running guest needs: set-up and mode
-//! switches. Blocking, preemption and the routing of IPIs that exit are not modelled here yet.
+//! Names are KVM's (`arch/x86/kvm`). [`KvmIntel`] is the module after its set-up; a [`Vm`] owns the PID-pointer table and a
+//! [`Vcpu`] its virtual processor.
 
+mod apicv;
+mod identity;
 mod setup;
+mod shared;
 mod vcpu;
 mod vm;
 
-pub use setup::{Apicv, MsrBitmap, POSTED_INTR_VECTOR};
+pub use apicv::{Apicv, Inhibit, Inhibits, MsrBitmap};
+pub use identity::{ApicIdentity, X2APIC_BROADCAST, XAPIC_BROADCAST};
+pub use setup::{
+    KvmIntel, LOCAL_TIMER_VECTOR, Missing, ModuleParameters, POSTED_INTR_VECTOR, POSTED_INTR_WAKEUP_VECTOR,
+    RESCHEDULE_VECTOR,
+};
+pub use shared::{Mode, Requests, TaskState, VcpuWords};
 pub use vcpu::{ApicBaseWrite, Vcpu};
-pub use vm::{MAX_VCPUS, Vm, VmConfig, VmError};
+pub use vm::{MAX_VCPUS, TableSize, Vm, VmConfig, VmError};

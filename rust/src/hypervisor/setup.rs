@@ -1,147 +1,149 @@
-//! Which controls and which MSR bitmap a vCPU gets.
+//! From what a processor can do to what KVM uses of it.
 //!
-//! KVM: `vmx_set_virtual_apic_mode`, `vmx_refresh_apicv_exec_ctrl`, `vmx_update_msr_bitmap_x2apic`.
+//! KVM: `setup_vmcs_config`, `adjust_vmx_controls`, `vmx_hardware_setup`.
 
-use crate::arch::msr::{self, X2APIC_EOI, X2APIC_ICR, X2APIC_SELF_IPI, X2APIC_TPR};
-use crate::arch::{ApicMode, ApicRegister, ExitControls, PinBased, Primary, Secondary, Tertiary};
-use crate::memory::{PAGE_WORDS, Page, Word};
-use crate::processor::Vmcs;
+use crate::arch::{PinBased, Primary, Secondary, Tertiary};
+use crate::processor::Capabilities;
+use thiserror::Error;
 
 /// The host vector that notifies a running vCPU; its host handler does nothing. (`POSTED_INTR_VECTOR`)
 pub const POSTED_INTR_VECTOR: u8 = 0xF2;
+/// The host vector that notifies a blocked vCPU; its host handler wakes. (`POSTED_INTR_WAKEUP_VECTOR`)
+pub const POSTED_INTR_WAKEUP_VECTOR: u8 = 0xF1;
+/// The host vector that makes a pCPU leave its guest and look around. (`RESCHEDULE_VECTOR`)
+pub const RESCHEDULE_VECTOR: u8 = 0xFD;
+/// The host's timer: the end of a time slice. (`LOCAL_TIMER_VECTOR`)
+pub const LOCAL_TIMER_VECTOR: u8 = 0xEC;
 
-/// Which APIC virtualization a vCPU has.
+/// Module parameters of kvm_intel as they are given; they cannot change later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Apicv {
-    /// APICv is active: APIC-register virtualization, virtual-interrupt delivery, posted interrupts.
-    pub active: bool,
-    /// The module parameter `enable_ipiv`, on a processor that has IPI virtualization.
+pub struct ModuleParameters {
+    /// `enable_apicv`.
+    pub enable_apicv: bool,
+    /// `enable_ipiv`.
     pub enable_ipiv: bool,
 }
 
-impl Apicv {
-    /// Everything on.
-    pub const FULL: Self = Self { active: true, enable_ipiv: true };
-
-    /// IPI virtualization is active only while APICv is: otherwise the guest would reach the physical ICR.
-    #[must_use]
-    pub const fn ipiv_active(self) -> bool {
-        self.active && self.enable_ipiv
+impl Default for ModuleParameters {
+    fn default() -> Self {
+        Self { enable_apicv: true, enable_ipiv: true }
     }
+}
 
-    /// Sets the controls of a vCPU whose local APIC is in `mode`. Addresses and status stay as they are.
-    pub fn set_controls(self, vmcs: &mut Vmcs, mode: ApicMode) {
-        vmcs.pin = PinBased::new().with_external_interrupt_exiting(true).with_process_posted_interrupts(self.active);
-        vmcs.primary = Primary::new()
+/// The processor lacks what KVM cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the processor does not allow {0}, and KVM needs it")]
+pub struct Missing(pub &'static str);
+
+/// kvm_intel after its set-up: the controls that the processor allows, and the parameters that are left.
+///
+/// The control words hold all that the processor can do. Parameters are not applied to them but by the vCPU's own
+/// getters ([`Apicv::set_controls`](super::Apicv::set_controls)), so that a parameter forced off later stays off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvmIntel {
+    pub(super) pin: PinBased,
+    pub(super) primary: Primary,
+    pub(super) secondary: Secondary,
+    pub(super) tertiary: Tertiary,
+    /// `enable_apicv`: asked for, and the processor has APIC-register virtualization, virtual-interrupt delivery and
+    /// posted interrupts.
+    pub enable_apicv: bool,
+    /// `enable_ipiv`: asked for, and APICv is enabled, and the processor has IPI virtualization.
+    pub enable_ipiv: bool,
+}
+
+impl KvmIntel {
+    /// Sets kvm_intel up on a processor. (`setup_vmcs_config`, then `vmx_hardware_setup`)
+    ///
+    /// # Errors
+    /// A control that KVM needs is not allowed.
+    pub const fn setup(processor: &Capabilities, parameters: ModuleParameters) -> Result<Self, Missing> {
+        let want = PinBased::new().with_external_interrupt_exiting(true).with_process_posted_interrupts(true);
+        let pin = PinBased::from_bits(processor.pin.adjust(want.into_bits()));
+        let want = Primary::new()
+            .with_hlt_exiting(true)
+            .with_interrupt_window_exiting(true)
             .with_use_tpr_shadow(true)
             .with_use_msr_bitmaps(true)
             .with_activate_secondary(true)
             .with_activate_tertiary(true);
-        vmcs.secondary = Secondary::new()
-            .with_virtualize_apic_accesses(mode == ApicMode::XApic)
-            .with_virtualize_x2apic_mode(mode == ApicMode::X2Apic)
-            .with_apic_register_virtualization(self.active)
-            .with_virtual_interrupt_delivery(self.active);
-        vmcs.tertiary = Tertiary::new().with_ipi_virtualization(self.ipiv_active());
-        vmcs.exit_controls = ExitControls::new().with_acknowledge_interrupt(true);
-        vmcs.notification_vector = u16::from(POSTED_INTR_VECTOR);
-    }
-}
-
-/// An MSR bitmap: which MSR accesses exit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MsrBitmap {
-    /// The mode of the guest's local APIC.
-    pub mode: ApicMode,
-    /// Its APIC virtualization.
-    pub apicv: Apicv,
-}
-
-/// Registers that KVM lets the guest read in x2APIC mode while APICv is active: all that exist but the current count,
-/// whose value the page does not have.
-const READABLE: [ApicRegister; 17] = [
-    ApicRegister::ID,
-    ApicRegister::VERSION,
-    ApicRegister::TPR,
-    ApicRegister::PPR,
-    ApicRegister::LDR,
-    ApicRegister::SVR,
-    ApicRegister::ESR,
-    ApicRegister::ICR_LOW,
-    ApicRegister::LVT_TIMER,
-    ApicRegister::LVT_THERMAL,
-    ApicRegister::LVT_PERFORMANCE,
-    ApicRegister::LVT_LINT0,
-    ApicRegister::LVT_LINT1,
-    ApicRegister::LVT_ERROR,
-    ApicRegister::INITIAL_COUNT,
-    ApicRegister::DIVIDE,
-    ApicRegister::LVT_CMCI,
-];
-
-impl MsrBitmap {
-    /// Whether an access exits. IPI virtualization must be *active* for the ICR to pass.
-    #[must_use]
-    pub fn intercepts(self, msr: u32, write: bool) -> bool {
-        if self.mode != ApicMode::X2Apic || !msr::is_x2apic(msr) {
-            return true;
+        let primary = Primary::from_bits(processor.primary.adjust(want.into_bits()));
+        let want = Secondary::new()
+            .with_virtualize_apic_accesses(true)
+            .with_virtualize_x2apic_mode(true)
+            .with_apic_register_virtualization(true)
+            .with_virtual_interrupt_delivery(true);
+        let secondary = Secondary::from_bits(processor.secondary.adjust(want.into_bits()));
+        let want = Tertiary::new().with_ipi_virtualization(true);
+        let tertiary = Tertiary::from_bits(processor.tertiary.adjust(want.into_bits()));
+        if !pin.external_interrupt_exiting() {
+            return Err(Missing("external-interrupt exiting"));
         }
-        let passes = match msr {
-            X2APIC_TPR => true,
-            X2APIC_ICR => self.apicv.ipiv_active() || !write && self.apicv.active,
-            X2APIC_EOI | X2APIC_SELF_IPI => write && self.apicv.active,
-            _ => !write && self.apicv.active && readable(msr),
-        };
-        !passes
-    }
-
-    /// Writes the bitmap into `page`.
-    pub fn write<W: Word>(self, page: &Page<W>) {
-        let mut words = [u64::MAX; PAGE_WORDS];
-        for msr in msr::X2APIC_FIRST..=msr::X2APIC_LAST {
-            for write in [false, true] {
-                if let (false, Some(at)) = (self.intercepts(msr, write), msr::bitmap_position(msr, write)) {
-                    words[at.word % PAGE_WORDS] &= !at.mask;
-                }
-            }
+        if !primary.hlt_exiting() || !primary.interrupt_window_exiting() {
+            return Err(Missing("HLT exiting and interrupt-window exiting"));
         }
-        for (word, value) in page.iter().zip(words) {
-            word.store(value);
+        if !primary.use_tpr_shadow() || !primary.use_msr_bitmaps() || !primary.activate_secondary() {
+            return Err(Missing("use TPR shadow, use MSR bitmaps and activate secondary controls"));
         }
+        if !secondary.virtualize_apic_accesses() {
+            return Err(Missing("virtualize APIC accesses"));
+        }
+        let enable_apicv = parameters.enable_apicv
+            && secondary.apic_register_virtualization()
+            && secondary.virtual_interrupt_delivery()
+            && secondary.virtualize_x2apic_mode()
+            && pin.process_posted_interrupts();
+        let enable_ipiv =
+            parameters.enable_ipiv && enable_apicv && primary.activate_tertiary() && tertiary.ipi_virtualization();
+        Ok(Self { pin, primary, secondary, tertiary, enable_apicv, enable_ipiv })
     }
-}
-
-fn readable(msr: u32) -> bool {
-    let register = ApicRegister::containing(msr::page_offset(msr));
-    READABLE.contains(&register) || register.in_bank()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::processor::Model;
 
-    #[test]
-    fn the_icr_passes_only_while_ipi_virtualization_is_active() {
-        for (active, enable_ipiv) in [(true, true), (true, false), (false, true), (false, false)] {
-            let apicv = Apicv { active, enable_ipiv };
-            let bitmap = MsrBitmap { mode: ApicMode::X2Apic, apicv };
-            assert_eq!(!bitmap.intercepts(X2APIC_ICR, true), active && enable_ipiv, "{apicv:?}");
-            let mut vmcs = Vmcs::default();
-            apicv.set_controls(&mut vmcs, ApicMode::X2Apic);
-            assert_eq!(vmcs.tertiary.ipi_virtualization(), active && enable_ipiv);
-            assert_eq!(vmcs.pin.process_posted_interrupts(), active);
-        }
+    fn enabled(model: Model, parameters: ModuleParameters) -> (bool, bool) {
+        let kvm = KvmIntel::setup(&model.capabilities(), parameters).unwrap();
+        (kvm.enable_apicv, kvm.enable_ipiv)
     }
 
     #[test]
-    fn nothing_passes_outside_of_x2apic_mode() {
-        for mode in [ApicMode::XApic, ApicMode::Disabled] {
-            let bitmap = MsrBitmap { mode, apicv: Apicv::FULL };
-            assert!((0x800..=0x8FF).all(|msr| bitmap.intercepts(msr, true) && bitmap.intercepts(msr, false)));
-        }
-        let bitmap = MsrBitmap { mode: ApicMode::X2Apic, apicv: Apicv::FULL };
-        assert!(bitmap.intercepts(msr::IA32_APIC_BASE, true) && bitmap.intercepts(0xC000_0080, false));
-        assert!(bitmap.intercepts(0x839, false), "current count");
-        assert!(!bitmap.intercepts(0x827, false) && bitmap.intercepts(0x827, true), "IRR is read-only");
+    fn parameters_are_what_the_processor_leaves_of_them() {
+        let on = ModuleParameters::default();
+        assert_eq!(enabled(Model::SapphireRapids, on), (true, true));
+        assert_eq!(enabled(Model::IceLake, on), (true, false));
+        assert_eq!(enabled(Model::PreApicv, on), (false, false));
+        let no_apicv = ModuleParameters { enable_apicv: false, ..on };
+        assert_eq!(enabled(Model::SapphireRapids, no_apicv), (false, false), "enable_ipiv needs enable_apicv");
+        assert_eq!(enabled(Model::SapphireRapids, ModuleParameters { enable_ipiv: false, ..on }), (true, false));
+    }
+
+    #[test]
+    fn each_of_the_three_is_needed_for_apicv() {
+        let whole = Model::SapphireRapids.capabilities();
+        let setup = |processor| KvmIntel::setup(&processor, ModuleParameters::default()).unwrap().enable_apicv;
+        assert!(setup(whole));
+        let without = |bits: u32| {
+            let mut processor = whole;
+            processor.secondary.set_may_be_one(whole.secondary.may_be_one() & !bits);
+            processor
+        };
+        assert!(!setup(without(Secondary::new().with_virtual_interrupt_delivery(true).into_bits())));
+        assert!(!setup(without(Secondary::new().with_apic_register_virtualization(true).into_bits())));
+        let mut processor = whole;
+        let posted = PinBased::new().with_process_posted_interrupts(true).into_bits();
+        processor.pin.set_may_be_one(whole.pin.may_be_one() & !posted);
+        assert!(!setup(processor));
+    }
+
+    #[test]
+    fn what_kvm_needs_is_named() {
+        let mut processor = Model::PreApicv.capabilities();
+        let shadow = Primary::new().with_use_tpr_shadow(true).into_bits();
+        processor.primary.set_may_be_one(processor.primary.may_be_one() & !shadow);
+        let error = KvmIntel::setup(&processor, ModuleParameters::default()).unwrap_err();
+        assert!(error.to_string().contains("use TPR shadow"), "{error}");
     }
 }

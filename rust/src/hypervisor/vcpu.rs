@@ -2,19 +2,22 @@
 //!
 //! KVM: `kvm_lapic_set_base`, `vmx_set_virtual_apic_mode`, `kvm_apic_set_x2apic_id`.
 
-use super::vm::{Vm, VmConfig, VmError};
+use super::apicv::{Apicv, Inhibits};
+use super::identity::ApicIdentity;
+use super::vm::{Vm, VmError};
 use crate::arch::apic_register::{DFR_FLAT, SVR_AFTER_RESET, VERSION, XApicId};
 use crate::arch::{ApicBase, ApicBaseError, ApicMode, ApicRegister, X2ApicLdr};
 use crate::memory::{PhysicalMemory, Word};
-use crate::processor::{EntryFailure, NonRoot, VirtualApic, VirtualProcessor, Vmcs};
+use crate::processor::{EntryFailure, NonRoot, VirtualApic, VirtualProcessor};
 
-/// A vCPU that is always in guest mode.
+/// A vCPU. It belongs to the pCPU that runs it and moves with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vcpu {
     number: u32,
     apic_id: u32,
     base: ApicBase,
     mode: ApicMode,
+    apicv: Apicv,
     vp: VirtualProcessor,
 }
 
@@ -33,15 +36,14 @@ impl Vcpu {
         vm: &Vm,
         vcpu: u32,
         apic_id: u32,
-        config: &VmConfig,
-        vmcs: Vmcs,
+        mode: ApicMode,
+        vp: VirtualProcessor,
     ) -> Result<Self, VmError> {
-        let base = ApicBase::in_mode(config.mode, vcpu == 0);
-        let vp = VirtualProcessor::new(vmcs, config.capabilities);
-        let mut this = Self { number: vcpu, apic_id, base, mode: config.mode, vp };
+        let base = ApicBase::in_mode(mode, vcpu == 0);
+        let mut this = Self { number: vcpu, apic_id, base, mode, apicv: vm.apicv, vp };
         // Fresh memory is 0 already: clearing it would touch every page of every vCPU.
         this.registers_after_reset(memory);
-        this.enter_mode(memory, vm, config.mode).map_err(|failure| VmError::Entry { vcpu, failure })?;
+        this.enter_mode(memory, vm, mode).map_err(|failure| VmError::Entry { vcpu, failure })?;
         Ok(this)
     }
 
@@ -67,6 +69,12 @@ impl Vcpu {
     #[must_use]
     pub const fn base(&self) -> ApicBase {
         self.base
+    }
+
+    /// Its APIC virtualization as the controls have it.
+    #[must_use]
+    pub const fn apicv(&self) -> Apicv {
+        self.apicv
     }
 
     /// Its virtual processor.
@@ -130,8 +138,6 @@ impl Vcpu {
 
     /// Controls, bitmap and ID registers of the mode, then VM entry.
     fn enter_mode<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm, mode: ApicMode) -> Result<(), EntryFailure> {
-        vm.apicv.set_controls(&mut self.vp.vmcs, mode);
-        self.vp.vmcs.msr_bitmap = vm.msr_bitmap(mode);
         if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
             let apic = VirtualApic::new(page);
             match mode {
@@ -146,7 +152,61 @@ impl Vcpu {
                 }
             }
         }
+        self.refresh_controls(memory, vm);
+        self.publish_identity(memory, vm);
         NonRoot::enter(memory, &mut self.vp).map(|_| ())
+    }
+
+    /// Controls and MSR bitmap as the local APIC's mode and the VM's inhibit reasons want them; they take effect at the
+    /// next VM entry. Returns whether APICv went on or off. (`__kvm_vcpu_update_apicv`, `vmx_refresh_apicv_exec_ctrl`)
+    #[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
+    pub fn refresh_controls<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm) -> bool {
+        let activated = vm.inhibits(memory).is_none_or(Inhibits::activated);
+        let active = vm.apicv.active && activated && self.mode != ApicMode::Disabled;
+        let changed = active != self.apicv.active;
+        self.apicv = Apicv { active, ..vm.apicv };
+        self.apicv.set_controls(&vm.kvm, &mut self.vp.vmcs, self.mode, vm.hlt_exiting);
+        self.vp.vmcs.msr_bitmap = vm.msr_bitmap(self.vp.vmcs.secondary.virtualize_x2apic_mode(), active);
+        if changed && active {
+            // `kvm_apic_update_apicv`: what software held pending is the processor's to request now.
+            self.update_interrupt_status(memory);
+        }
+        changed
+    }
+
+    /// RVI and SVI from VIRR and VISR. (`vmx_hwapic_irr_update`, `vmx_hwapic_isr_update`)
+    pub fn update_interrupt_status<W: Word>(&mut self, memory: &PhysicalMemory<W>) {
+        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+            let apic = VirtualApic::new(page);
+            self.vp.vmcs.rvi = apic.highest(ApicRegister::IRR).unwrap_or(0);
+            self.vp.vmcs.svi = apic.highest(ApicRegister::ISR).unwrap_or(0);
+        }
+    }
+
+    /// Tells the others how this local APIC is addressed from now on. (`kvm_recalculate_apic_map`)
+    pub fn publish_identity<W: Word>(&self, memory: &PhysicalMemory<W>, vm: &Vm) {
+        if let (Some(page), Some(words)) = (memory.page(self.vp.vmcs.virtual_apic), vm.vcpu_words(memory, self.number))
+        {
+            words.set_identity(ApicIdentity::of(VirtualApic::new(page), self.mode, self.apic_id));
+        }
+    }
+
+    /// INIT: the local APIC but for its mode and ID. (`kvm_lapic_reset` with `init_event`)
+    pub fn init<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm) {
+        self.reset_apic(memory);
+        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+            let apic = VirtualApic::new(page);
+            match self.mode {
+                ApicMode::X2Apic => {
+                    apic.set(ApicRegister::ID, self.apic_id);
+                    apic.set(ApicRegister::LDR, X2ApicLdr::of_id(self.apic_id).into_bits());
+                }
+                ApicMode::XApic | ApicMode::Disabled => {
+                    apic.set(ApicRegister::ID, XApicId::new().with_id(self.apic_id as u8).into_bits());
+                }
+            }
+        }
+        self.publish_identity(memory, vm);
     }
 
     /// The local APIC after a reset, or after it was disabled: the state is lost.
@@ -175,6 +235,7 @@ impl Vcpu {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vm::VmConfig;
     use super::*;
     use crate::processor::{Outcome, Read};
     use std::cell::Cell;
