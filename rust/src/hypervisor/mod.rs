@@ -1,10 +1,11 @@
 //! What KVM does around the processor.
 //!
 //! Names are KVM's (`arch/x86/kvm`). [`KvmIntel`] is the module after its set-up; a [`Vm`] owns the PID-pointer table and a
-//! [`Vcpu`] its virtual processor.
+//! [`Vcpu`] its virtual processor; [`policy`] says who changes a descriptor, and when.
 
 mod apicv;
 mod identity;
+pub mod policy;
 mod setup;
 mod shared;
 mod vcpu;
