@@ -11,6 +11,7 @@
 //! | [`guest`] | what vCPUs execute |
 //! | [`record`] | what happened, in counters and columns |
 //! | [`engine`] | who acts when: on threads, by hand, or one command explained |
+//! | [`scenario`] | a machine and its guests described from outside, made real |
 //! | [`intake`] | recordings in: perf.data, perf script, ftrace and trace-cmd text |
 //! | [`replay`] | a recording as programs for vCPUs, run on the threads engine |
 //! | `python` | the Python face; only with the feature `python` |
@@ -28,3 +29,4 @@ pub mod processor;
 mod python;
 pub mod record;
 pub mod replay;
+pub mod scenario;

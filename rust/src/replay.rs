@@ -2,7 +2,7 @@
 
 use crate::arch::{ApicMode, Icr, IcrLow};
 use crate::engine::threads::{self, Pace, Run, RunError};
-use crate::guest::{Program, Send};
+use crate::guest::{Send, Sends};
 use crate::hypervisor::{Apicv, VmConfig};
 use crate::intake::{RecordedVcpu, Recording};
 
@@ -71,8 +71,8 @@ fn first_mode(recording: &Recording, vm: u32) -> ApicMode {
 }
 
 /// One program for each vCPU of the run. Interrupts keep the order of the recording.
-fn programs(recording: &Recording, position: &[usize]) -> Vec<Program> {
-    let mut programs = vec![Program::new(); position.len()];
+fn programs(recording: &Recording, position: &[usize]) -> Vec<Sends> {
+    let mut programs = vec![Sends::new(); position.len()];
     let ipis = &recording.ipis;
     for (order, (((&sender, &low), &destination), &via)) in
         (0u32..).zip(ipis.sender.iter().zip(&ipis.icr_low).zip(&ipis.destination).zip(&ipis.via))

@@ -14,6 +14,8 @@ pub const DFR_FLAT: u32 = 0xFFFF_FFFF;
 pub const DFR_CLUSTER: u32 = 0x0FFF_FFFF;
 /// The spurious-interrupt vector register after a reset.
 pub const SVR_AFTER_RESET: u32 = 0xFF;
+/// The spurious-interrupt vector register of a local APIC that is enabled by software.
+pub const SVR_ENABLED: u32 = 0x1FF;
 
 /// The ID register in xAPIC mode: bits 31:24.
 #[bitfield(u32)]

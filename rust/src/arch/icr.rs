@@ -199,6 +199,12 @@ pub struct Icr {
 }
 
 impl Icr {
+    /// A fixed interrupt to the sender itself, by shorthand.
+    #[must_use]
+    pub const fn to_self(vector: u8) -> Self {
+        Self { low: IcrLow::new().with_vector(vector).with_shorthand(Shorthand::Self_), destination: 0 }
+    }
+
     /// From the registers ICR_LO and ICR_HI of xAPIC mode.
     #[must_use]
     pub const fn from_xapic(low: u32, high: u32) -> Self {

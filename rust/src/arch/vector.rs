@@ -83,6 +83,12 @@ pub const fn banks_of_word(bits: u64) -> [u32; 2] {
     [bits as u32, (bits >> 32) as u32]
 }
 
+/// The 64-bit word with `bits` in its lower (0) or upper (1) 32-bit register.
+#[must_use]
+pub const fn word_of_banks(half: usize, bits: u32) -> u64 {
+    if half == 0 { bits as u64 } else { (bits as u64) << 32 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! Who acts when.
 
 pub mod explain;
+pub mod machine;
 pub mod manual;
+pub mod scheduler;
 pub mod threads;

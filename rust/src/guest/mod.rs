@@ -1,5 +1,15 @@
-//! What vCPUs execute.
+//! What vCPUs execute: programs of statements, and plain lists of interrupts from a recording.
 
+mod cursor;
 mod program;
+mod sends;
+mod shared;
+mod statement;
+mod workload;
 
-pub use program::{Program, Send, Via, end_of_interrupt};
+pub use cursor::{Action, Cursor, GuestCode, View};
+pub use program::{Program, ProgramError};
+pub use sends::{Send, Sends, Via, end_of_interrupt};
+pub use shared::{GuestMemory, MOST_CALLERS};
+pub use statement::{Branch, Delivery, Mode, Statement, Target};
+pub use workload::{Microbenchmark, Workload, WorkloadPrograms};

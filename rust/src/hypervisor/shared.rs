@@ -42,8 +42,6 @@ impl Requests {
     pub const SIPI: Self = Self(1 << 4);
     /// Its local APIC received an illegal vector.
     pub const ILLEGAL_VECTOR: Self = Self(1 << 5);
-    /// Userspace wants the vCPU back.
-    pub const STOP: Self = Self(1 << 6);
     /// What wakes a vCPU that is blocked.
     pub const WAKING: Self = Self(Self::NMI.0 | Self::INIT.0 | Self::SIPI.0 | Self::EVENT.0);
 

@@ -191,8 +191,18 @@ impl Vcpu {
         }
     }
 
-    /// INIT: the local APIC but for its mode and ID. (`kvm_lapic_reset` with `init_event`)
-    pub fn init<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm) {
+    /// The interrupts in VIRR, a bit each.
+    #[must_use]
+    pub fn pending<W: Word>(&self, memory: &PhysicalMemory<W>) -> [u64; 4] {
+        let page = memory.page(self.vp.vmcs.virtual_apic);
+        page.map_or([0; 4], |page| VirtualApic::new(page).bank(ApicRegister::IRR))
+    }
+
+    /// INIT: resets the local APIC but for its mode and ID. Returns the interrupts that are lost with it, if there are
+    /// any. (`kvm_lapic_reset` with `init_event`)
+    #[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
+    pub fn init<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm) -> Option<[u64; 4]> {
+        let lost = self.pending(memory);
         self.reset_apic(memory);
         if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
             let apic = VirtualApic::new(page);
@@ -207,6 +217,7 @@ impl Vcpu {
             }
         }
         self.publish_identity(memory, vm);
+        (lost != [0; 4]).then_some(lost)
     }
 
     /// The local APIC after a reset, or after it was disabled: the state is lost.

@@ -34,6 +34,11 @@ pub enum Owner {
         /// VM.
         vm: u32,
     },
+    /// Memory of the guest that its programs share.
+    GuestMemory {
+        /// VM.
+        vm: u32,
+    },
     /// The words of a VM and its vCPUs that the hypervisor's threads share.
     HypervisorWords {
         /// VM.
@@ -80,6 +85,7 @@ impl fmt::Display for Owner {
             Self::PidPointerTable { vm } => write!(f, "the PID-pointer table of VM {vm}"),
             Self::ApicAccessPage { vm } => write!(f, "the APIC-access page of VM {vm}"),
             Self::MsrBitmap { vm } => write!(f, "an MSR bitmap of VM {vm}"),
+            Self::GuestMemory { vm } => write!(f, "memory of the guest of VM {vm}"),
             Self::HypervisorWords { vm } => write!(f, "the hypervisor's words of VM {vm}"),
             Self::LocalApic { pcpu } => write!(f, "the local APIC of pCPU {pcpu}"),
             Self::UserDescriptor { vm } => write!(f, "a user posted-interrupt descriptor of VM {vm}"),

@@ -25,6 +25,8 @@ pub trait Word: Sized {
     fn fetch_or(&self, bits: u64) -> u64;
     /// Clears the bits that are 0 in `bits`, returns the word before.
     fn fetch_and(&self, bits: u64) -> u64;
+    /// Adds, wrapping round; returns the word before.
+    fn fetch_add(&self, value: u64) -> u64;
     /// Replaces the word, returns the word before.
     fn swap(&self, value: u64) -> u64;
     /// Replaces the word if it is `current`.
@@ -61,6 +63,11 @@ impl Word for AtomicU64 {
     #[inline]
     fn fetch_and(&self, bits: u64) -> u64 {
         AtomicU64::fetch_and(self, bits, Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn fetch_add(&self, value: u64) -> u64 {
+        AtomicU64::fetch_add(self, value, Ordering::SeqCst)
     }
 
     #[inline]
@@ -104,6 +111,11 @@ impl Word for Cell<u64> {
     #[inline]
     fn fetch_and(&self, bits: u64) -> u64 {
         self.replace(self.get() & bits)
+    }
+
+    #[inline]
+    fn fetch_add(&self, value: u64) -> u64 {
+        self.replace(self.get().wrapping_add(value))
     }
 
     #[inline]
@@ -151,6 +163,10 @@ impl Word for loom::sync::atomic::AtomicU64 {
         self.fetch_and(bits, Ordering::SeqCst)
     }
 
+    fn fetch_add(&self, value: u64) -> u64 {
+        self.fetch_add(value, Ordering::SeqCst)
+    }
+
     fn swap(&self, value: u64) -> u64 {
         self.swap(value, Ordering::SeqCst)
     }
@@ -177,7 +193,8 @@ mod tests {
         assert_eq!(word.fetch_and(0b0101), 0b0111);
         assert_eq!(word.compare_exchange(1, 2), Err(0b0101));
         assert_eq!(word.compare_exchange(0b0101, 2), Ok(0b0101));
-        assert_eq!(word.swap(9), 2);
+        assert_eq!(word.fetch_add(3), 2);
+        assert_eq!(word.swap(9), 5);
         W::fence();
         assert_eq!((word.load(), words[1].load()), (9, 0));
     }

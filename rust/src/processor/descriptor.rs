@@ -45,6 +45,17 @@ pub fn post_notification<W: Word>(pid: &Line<W>) -> Notice {
     }
 }
 
+/// The same for an urgent interrupt of a device: SN is not looked at. ("Interrupt Posting", Intel VT-d 5.2.3)
+#[inline]
+pub fn post_urgent_notification<W: Word>(pid: &Line<W>) -> Notice {
+    let set = PidControl::new().with_outstanding(true).into_bits();
+    let before = PidControl::from_bits(pid[CONTROL_WORD].fetch_or(set));
+    if before.outstanding() {
+        return Notice::Outstanding;
+    }
+    Notice::Due(Notification { vector: before.vector(), destination: before.destination() })
+}
+
 /// ON := 0. Returns whether it was set. (30.6 step 3)
 ///
 /// Pairs with [`post_notification`]; it comes before the requests are taken, never after.
@@ -132,6 +143,14 @@ mod tests {
         let pid = descriptor(F2_TO_9.with_suppress(true));
         assert_eq!(post_notification(&pid), Notice::Suppressed);
         assert_eq!(control(&pid), F2_TO_9.with_suppress(true));
+    }
+
+    #[test]
+    fn urgent_does_not_ask_sn() {
+        let pid = descriptor(F2_TO_9.with_suppress(true));
+        assert_eq!(post_urgent_notification(&pid), Notice::Due(Notification { vector: 0xF2, destination: 9 }));
+        assert_eq!(post_urgent_notification(&pid), Notice::Outstanding);
+        assert_eq!(control(&pid), F2_TO_9.with_suppress(true).with_outstanding(true));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::outcome::Violation;
 use super::virtual_apic::VirtualApic;
 use super::{Activity, LocalApic, NonRoot, descriptor};
 use crate::arch::posted_interrupt::PIR_WORDS;
-use crate::arch::vector::{banks_of_word, highest_in_word};
+use crate::arch::vector::{banks_of_word, highest_in_word, word_of_banks};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason};
 use crate::memory::{Line, Word};
 
@@ -17,6 +17,8 @@ pub struct Harvest {
     pub taken: u32,
     /// Of these, how many VIRR had already: two interrupts became one.
     pub merged: u32,
+    /// Which those are, a bit each.
+    pub merged_vectors: [u64; PIR_WORDS],
     /// The highest vector taken, or none if PIR was empty.
     pub highest: Option<u8>,
 }
@@ -51,7 +53,10 @@ pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>) -> Harvest {
         for (half, bits) in banks_of_word(bits).into_iter().enumerate().filter(|&(_, bits)| bits != 0) {
             let register = ApicRegister::IRR.nth(2 * group + half);
             let before = apic.get(register);
-            all.merged += count(u64::from(before & bits));
+            if before & bits != 0 {
+                all.merged += count(u64::from(before & bits));
+                all.merged_vectors[group] |= word_of_banks(half, before & bits);
+            }
             apic.set(register, before | bits);
         }
     }
@@ -145,7 +150,7 @@ mod tests {
         machine.send(0, 1, 0xFB);
         machine.send(0, 1, 0x41);
         let processed = machine.interrupt(1);
-        let harvest = Harvest { taken: 2, merged: 0, highest: Some(0xFB) };
+        let harvest = Harvest { taken: 2, merged: 0, merged_vectors: [0; 4], highest: Some(0xFB) };
         assert_eq!(processed, ExternalInterrupt::Processed(harvest));
         assert!(!descriptor::control(machine.descriptor(1)).outstanding());
         assert_eq!(descriptor::requests(machine.descriptor(1)), [0; 4]);
@@ -180,7 +185,7 @@ mod tests {
         let mut machine = Machine::new(X2APIC, 2);
         let _ = machine.guest(1).wrmsr(0x83F, 0x41);
         machine.send(0, 1, 0x41);
-        let merged = Harvest { taken: 1, merged: 1, highest: Some(0x41) };
+        let merged = Harvest { taken: 1, merged: 1, merged_vectors: [0, 1 << 1, 0, 0], highest: Some(0x41) };
         assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(merged));
     }
 

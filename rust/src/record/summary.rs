@@ -3,7 +3,7 @@
 use super::ledger::{Ledger, Notifications, ViolationRecord};
 use super::{Fate, FateColumns};
 use crate::arch::{Clause, DeliveryMode, DestinationMode, Exit, Shorthand};
-use crate::guest::{Program, Send, Via};
+use crate::guest::{Send, Sends, Via};
 use rustc_hash::FxHashMap;
 
 /// How many interrupts had which fate, and what the receivers made of those that were posted.
@@ -106,7 +106,7 @@ pub struct Summary {
 impl Summary {
     /// Puts together what the threads saw of `programs` (one per vCPU); `pending` interrupts were left at the end.
     #[must_use]
-    pub fn new(programs: &[Program], ledgers: Vec<Ledger>, pending: u64) -> Self {
+    pub fn new(programs: &[Sends], ledgers: Vec<Ledger>, pending: u64) -> Self {
         let count = programs.iter().map(Vec::len).sum();
         let mut columns = FateColumns::unsent(count);
         let mut all = Ledger::default();
@@ -169,7 +169,7 @@ fn fate_of(send: &Send, columns: &FateColumns) -> (Fate, Option<Clause>) {
     (fate, columns.clause.get(at).copied().flatten())
 }
 
-fn totals_of(program: &Program, columns: &FateColumns) -> VcpuTotals {
+fn totals_of(program: &Sends, columns: &FateColumns) -> VcpuTotals {
     let mut totals = VcpuTotals::default();
     for send in program {
         let (fate, _) = fate_of(send, columns);
@@ -179,7 +179,7 @@ fn totals_of(program: &Program, columns: &FateColumns) -> VcpuTotals {
     totals
 }
 
-fn kinds(programs: &[Program], columns: &FateColumns) -> Vec<(Kind, u64)> {
+fn kinds(programs: &[Sends], columns: &FateColumns) -> Vec<(Kind, u64)> {
     let mut counts: FxHashMap<Kind, (u64, u32)> = FxHashMap::default();
     for send in programs.iter().flatten() {
         let (fate, clause) = fate_of(send, columns);

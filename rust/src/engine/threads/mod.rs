@@ -8,7 +8,7 @@
 mod pacing;
 mod pcpu;
 
-use crate::guest::Program;
+use crate::guest::Sends;
 use crate::hypervisor::{Vcpu, Vm, VmConfig, VmError};
 use crate::memory::{OutOfMemory, Owner, PhysicalMemory};
 use crate::processor::{descriptor, local_apic};
@@ -79,7 +79,7 @@ pub(crate) type Memory = PhysicalMemory<AtomicU64>;
 /// An impossible VM, too many vCPUs, or no threads.
 pub fn run(
     configs: &[VmConfig],
-    programs: &[Program],
+    programs: &[Sends],
     pace: Pace,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Run, RunError> {
@@ -182,8 +182,8 @@ impl Watchdog {
 }
 
 /// The violation that names the interrupt at place `order`.
-fn stall(programs: &[Program], order: usize) -> ViolationRecord {
-    let find = |(vcpu, program): (u32, &Program)| {
+fn stall(programs: &[Sends], order: usize) -> ViolationRecord {
+    let find = |(vcpu, program): (u32, &Sends)| {
         program.iter().find(|send| send.order as usize == order).map(|send| (vcpu, send.icr))
     };
     let (vcpu, message) = match (0..).zip(programs).find_map(find) {
@@ -258,8 +258,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// Programs over `vcpus` vCPUs from (sender, destination, vector, via) in order.
-    fn programs(vcpus: u32, sends: &[(u32, u32, u8, Via)]) -> Vec<Program> {
-        let mut programs = vec![Program::new(); vcpus as usize];
+    fn programs(vcpus: u32, sends: &[(u32, u32, u8, Via)]) -> Vec<Sends> {
+        let mut programs = vec![Sends::new(); vcpus as usize];
         for (order, &(sender, destination, vector, via)) in (0..).zip(sends) {
             let icr = Icr::from_x2apic(u64::from(destination) << 32 | u64::from(vector));
             programs[sender as usize].push(Send { order, icr, via });

@@ -5,7 +5,7 @@
 //! token, so one that comes between the look and the park is not lost.
 
 use super::{Memory, Pace};
-use crate::guest::Program;
+use crate::guest::Sends;
 use crate::memory::Line;
 use crossbeam_utils::CachePadded;
 use std::sync::OnceLock;
@@ -34,7 +34,7 @@ struct Turns {
 }
 
 impl<'m> Shared<'m> {
-    pub(super) fn new(memory: &'m Memory, requests: &[u64], programs: &[Program], pace: Pace) -> Self {
+    pub(super) fn new(memory: &'m Memory, requests: &[u64], programs: &[Sends], pace: Pace) -> Self {
         let sending = programs.iter().filter(|program| !program.is_empty()).count();
         Self {
             memory,
@@ -134,7 +134,7 @@ impl<'m> Shared<'m> {
 }
 
 impl Turns {
-    fn new(programs: &[Program]) -> Self {
+    fn new(programs: &[Sends]) -> Self {
         let mut sender = vec![0; programs.iter().map(Vec::len).sum()];
         for (pcpu, program) in (0..).zip(programs) {
             for send in program {

@@ -3,7 +3,7 @@
 use super::super::shared::{Mode, VcpuWords};
 use super::*;
 use crate::arch::PidControl;
-use crate::memory::{Line, Word};
+use crate::memory::Line;
 use crate::processor::descriptor;
 use std::cell::Cell;
 

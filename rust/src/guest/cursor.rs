@@ -1,0 +1,441 @@
+//! Where a vCPU is in its program, and what it does next.
+
+use super::program::{Instruction, Program};
+use super::sends::Via;
+use super::shared::GuestMemory;
+use super::statement::Target;
+use crate::arch::apic_base::ApicBase;
+use crate::arch::apic_register::SVR_ENABLED;
+use crate::arch::msr::{IA32_APIC_BASE, X2APIC_EOI, X2APIC_FIRST, X2APIC_SVR, X2APIC_TPR};
+use crate::arch::{ApicMode, ApicRegister, DestinationMode, Icr, IcrLow, Shorthand, X2ApicLdr};
+use crate::hypervisor::ApicIdentity;
+use crate::memory::Word;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+/// What the vCPU does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// WRMSR that sends no interrupt.
+    Wrmsr {
+        /// The register.
+        msr: u32,
+        /// The value.
+        value: u64,
+    },
+    /// A 32-bit write to the APIC page that sends no interrupt.
+    Write {
+        /// Page offset.
+        offset: u16,
+        /// The value.
+        value: u32,
+    },
+    /// The write that sends an interrupt; in xAPIC mode it is that of ICR_LO, ICR_HI is written already.
+    Send {
+        /// The whole value.
+        icr: Icr,
+        /// How it is written.
+        via: Via,
+    },
+    /// Computation of so many cycles.
+    Compute {
+        /// Cycles.
+        cycles: u32,
+    },
+    /// CLI or STI.
+    Interrupts {
+        /// RFLAGS.IF from now on.
+        enabled: bool,
+    },
+    /// HLT; RFLAGS.IF is set with it (STI; HLT).
+    Hlt,
+    /// It spins on something that another vCPU must do.
+    Spin,
+    /// Something of the program's own, without a word for the processor.
+    Internal,
+    /// IRET: the handler is done; RFLAGS.IF is what it was.
+    Return {
+        /// RFLAGS.IF.
+        interrupts: bool,
+    },
+    /// The program is at its end: the guest idles.
+    Idle,
+}
+
+/// The programs of one guest.
+#[derive(Clone, Debug, Default)]
+pub struct GuestCode {
+    /// Programs.
+    pub programs: Vec<Program>,
+    /// Number of each vCPU's program; a vCPU beyond the list has none and idles.
+    pub main: Vec<u32>,
+    /// Number of each vector's handler.
+    pub handlers: Vec<u32>,
+}
+
+/// What a vCPU sees of the others.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a, 'm, W, I> {
+    /// Its number.
+    pub vcpu: u32,
+    /// How many vCPUs its guest has.
+    pub vcpus: u32,
+    /// The mode of its local APIC.
+    pub mode: ApicMode,
+    /// RFLAGS.IF.
+    pub interrupts: bool,
+    /// IA32_APIC_BASE.
+    pub base: ApicBase,
+    /// The guest's shared memory.
+    pub memory: &'a GuestMemory<'m, W>,
+    /// How each vCPU is addressed.
+    pub identity: &'a I,
+    /// Endless loops end.
+    pub stopping: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Frame {
+    program: u32,
+    next: u32,
+    /// How often each loop has gone round.
+    rounds: Vec<u64>,
+    /// RFLAGS.IF when the handler ends.
+    interrupts: bool,
+}
+
+/// Where a vCPU is.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    frames: Vec<Frame>,
+    random: Xoshiro256PlusPlus,
+    /// Signals counted when this vCPU last waited for each.
+    waited: Vec<u64>,
+    calls: u64,
+    received: u64,
+    /// The next of several targets.
+    next_target: Option<u32>,
+    /// A write of ICR_HI is done; that of ICR_LO comes next.
+    half_sent: Option<Icr>,
+}
+
+impl Cursor {
+    /// At the beginning of vCPU `vcpu`'s program. `seed` decides all that is random.
+    #[must_use]
+    pub fn new(code: &GuestCode, vcpu: u32, seed: u64) -> Self {
+        let mut cursor = Self {
+            frames: Vec::with_capacity(4),
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            waited: Vec::new(),
+            calls: 0,
+            received: 0,
+            next_target: None,
+            half_sent: None,
+        };
+        cursor.restart(code, vcpu);
+        cursor
+    }
+
+    /// Back to the beginning, as after INIT and a start-up IPI.
+    pub fn restart(&mut self, code: &GuestCode, vcpu: u32) {
+        self.frames.clear();
+        self.next_target = None;
+        self.half_sent = None;
+        if let Some(&program) = code.main.get(vcpu as usize) {
+            self.enter(code, program, true);
+        }
+    }
+
+    /// An interrupt is delivered: its handler runs next, with interrupts off.
+    pub fn interrupt(&mut self, code: &GuestCode, vector: u8, interrupts: bool) {
+        if let Some(&handler) = code.handlers.get(usize::from(vector)) {
+            self.enter(code, handler, interrupts);
+        }
+    }
+
+    /// Whether an interrupt may come now: not between the two halves of an interrupt command.
+    #[must_use]
+    pub const fn interruptible(&self) -> bool {
+        self.half_sent.is_none()
+    }
+
+    /// Whether the vCPU's own program is at its end and no handler runs.
+    #[must_use]
+    pub fn at_end(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    fn enter(&mut self, code: &GuestCode, program: u32, interrupts: bool) {
+        let loops = code.programs.get(program as usize).map_or(0, |program| usize::from(program.loops));
+        self.frames.push(Frame { program, next: 0, rounds: vec![0; loops], interrupts });
+    }
+
+    /// What the vCPU does next.
+    pub fn next<W: Word, I: Fn(u32) -> ApicIdentity>(&mut self, code: &GuestCode, view: View<'_, '_, W, I>) -> Action {
+        if let Some(icr) = self.half_sent.take() {
+            return Action::Send { icr, via: Via::Mmio };
+        }
+        let handler = self.frames.len() > 1;
+        let Some(frame) = self.frames.last_mut() else { return Action::Idle };
+        let instruction = code.programs.get(frame.program as usize).and_then(|p| p.code.get(frame.next as usize));
+        let Some(instruction) = instruction else {
+            let interrupts = frame.interrupts;
+            self.frames.pop();
+            return if handler { Action::Return { interrupts } } else { Action::Idle };
+        };
+        frame.next += 1;
+        match instruction {
+            Instruction::Compute { cycles } => Action::Compute { cycles: *cycles },
+            Instruction::Hlt => Action::Hlt,
+            Instruction::Interrupts { enabled } => Action::Interrupts { enabled: *enabled },
+            Instruction::Goto(to) => {
+                frame.next = *to;
+                Action::Internal
+            }
+            Instruction::LoopBegin { number } => {
+                if let Some(rounds) = frame.rounds.get_mut(usize::from(*number)) {
+                    *rounds = 0;
+                }
+                Action::Internal
+            }
+            Instruction::LoopEnd { number, start, times } => {
+                let done = match (frame.rounds.get_mut(usize::from(*number)), times) {
+                    (Some(rounds), Some(times)) => {
+                        *rounds += 1;
+                        *rounds >= *times
+                    }
+                    _ => view.stopping,
+                };
+                if !done {
+                    frame.next = *start;
+                }
+                Action::Internal
+            }
+            Instruction::Choose { branches } => {
+                let sum = branches.last().map_or(1, |&(sum, _)| sum);
+                let drawn = below(&mut self.random, sum);
+                if let Some(&(_, start)) = branches.iter().find(|&&(upper, _)| drawn < upper) {
+                    frame.next = start;
+                }
+                Action::Internal
+            }
+            Instruction::Answer => {
+                view.memory.answer(view.vcpu);
+                Action::Internal
+            }
+            Instruction::Signal { signal } => {
+                view.memory.signal(*signal);
+                Action::Internal
+            }
+            Instruction::Unlock { lock } => {
+                view.memory.unlock(*lock);
+                Action::Internal
+            }
+            Instruction::Lock { lock } => {
+                let taken = view.memory.lock(*lock);
+                self.spin_unless(taken)
+            }
+            Instruction::AwaitCalls => {
+                let answered = view.memory.answered(view.vcpu) >= self.calls;
+                self.spin_unless(answered)
+            }
+            Instruction::Wait { signal, count } => self.wait(*signal, *count, &view),
+            Instruction::Receive => self.receive(&view),
+            other => self.write(other, &view),
+        }
+    }
+
+    /// Goes on, or looks again.
+    fn spin_unless(&mut self, done: bool) -> Action {
+        if done {
+            return Action::Internal;
+        }
+        self.again();
+        Action::Spin
+    }
+
+    /// The instruction that was just read comes again.
+    fn again(&mut self) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.next -= 1;
+        }
+    }
+
+    fn wait<W: Word, I>(&mut self, signal: u16, count: u32, view: &View<'_, '_, W, I>) -> Action {
+        let at = usize::from(signal);
+        if self.waited.len() <= at {
+            self.waited.resize(at + 1, 0);
+        }
+        let seen = view.memory.signals(signal);
+        let Some(waited) = self.waited.get_mut(at) else { return Action::Internal };
+        let done = seen >= waited.wrapping_add(u64::from(count));
+        if done {
+            *waited += u64::from(count);
+        }
+        self.spin_unless(done)
+    }
+
+    fn receive<W: Word, I>(&mut self, view: &View<'_, '_, W, I>) -> Action {
+        if view.memory.messages(view.vcpu) > self.received {
+            self.received += 1;
+            view.memory.set_idle(view.vcpu, false);
+            return if view.interrupts { Action::Internal } else { Action::Interrupts { enabled: true } };
+        }
+        self.again();
+        if view.interrupts {
+            // CLI; look once more; STI and HLT: an interrupt that comes in between ends the HLT.
+            return Action::Interrupts { enabled: false };
+        }
+        view.memory.set_idle(view.vcpu, true);
+        if view.memory.messages(view.vcpu) > self.received { Action::Internal } else { Action::Hlt }
+    }
+
+    /// Instructions that write to the local APIC.
+    fn write<W: Word, I: Fn(u32) -> ApicIdentity>(
+        &mut self,
+        instruction: &Instruction,
+        view: &View<'_, '_, W, I>,
+    ) -> Action {
+        let x2apic = view.mode == ApicMode::X2Apic;
+        match instruction {
+            Instruction::Eoi if x2apic => Action::Wrmsr { msr: X2APIC_EOI, value: 0 },
+            Instruction::Eoi => Action::Write { offset: ApicRegister::EOI.offset(), value: 0 },
+            Instruction::Tpr { value } if x2apic => Action::Wrmsr { msr: X2APIC_TPR, value: u64::from(*value) },
+            Instruction::Tpr { value } => {
+                Action::Write { offset: ApicRegister::TPR.offset(), value: u32::from(*value) }
+            }
+            Instruction::Register { offset, value } if x2apic => {
+                Action::Wrmsr { msr: X2APIC_FIRST + u32::from(*offset >> 4), value: u64::from(*value) }
+            }
+            Instruction::Register { offset, value } => Action::Write { offset: *offset, value: *value },
+            Instruction::Apic { mode } => self.switch(*mode, view),
+            Instruction::SelfIpi { vector } => self.send_self(*vector, view),
+            Instruction::Shorthand { low } => self.send(Icr { low: *low, destination: 0 }, view.mode),
+            Instruction::Send { low, to } => match self.target(*to, view) {
+                Some(target) => {
+                    let destination = destination(*to, target, *low, view);
+                    self.send(Icr { low: *low, destination }, view.mode)
+                }
+                None => Action::Internal,
+            },
+            Instruction::Call { to, vector } => match self.target(*to, view) {
+                Some(target) => {
+                    self.calls += 1;
+                    let wanted = view.memory.call(view.vcpu, target);
+                    self.send_if(wanted, *vector, target, view)
+                }
+                None => Action::Internal,
+            },
+            Instruction::Message { to, vector } => match self.target(*to, view) {
+                Some(target) => {
+                    let wanted = view.memory.leave_message(target);
+                    self.send_if(wanted, *vector, target, view)
+                }
+                None => Action::Internal,
+            },
+            _ => Action::Internal,
+        }
+    }
+
+    /// The next step on the way to a mode; the last one enables the local APIC by software, as a kernel does.
+    fn switch<W, I>(&mut self, mode: ApicMode, view: &View<'_, '_, W, I>) -> Action {
+        if view.mode == mode {
+            return match mode {
+                ApicMode::Disabled => Action::Internal,
+                ApicMode::XApic => Action::Write { offset: ApicRegister::SVR.offset(), value: SVR_ENABLED },
+                ApicMode::X2Apic => Action::Wrmsr { msr: X2APIC_SVR, value: u64::from(SVR_ENABLED) },
+            };
+        }
+        self.again();
+        let next = if view.mode.can_become(mode) {
+            mode
+        } else {
+            match mode {
+                ApicMode::XApic => ApicMode::Disabled,
+                ApicMode::X2Apic | ApicMode::Disabled => ApicMode::XApic,
+            }
+        };
+        let value = ApicBase::in_mode(next, view.base.bootstrap()).with_page(view.base.page());
+        Action::Wrmsr { msr: IA32_APIC_BASE, value: value.into_bits() }
+    }
+
+    /// Whom a target is; none if there is nobody, or no further one. Targets that are several come one by one.
+    fn target<W, I>(&mut self, to: Target, view: &View<'_, '_, W, I>) -> Option<u32> {
+        let me = view.vcpu;
+        match to {
+            Target::Vcpu(vcpu) => Some(vcpu),
+            Target::Raw(_) => Some(0),
+            Target::Next => (view.vcpus > 1).then(|| (me + 1) % view.vcpus),
+            Target::Random => {
+                let others = u64::from(view.vcpus.checked_sub(1).filter(|&others| others > 0)?);
+                let drawn = below(&mut self.random, others) as u32;
+                Some(if drawn >= me { drawn + 1 } else { drawn })
+            }
+            Target::Others => {
+                let mut target = self.next_target.unwrap_or(0);
+                if target == me {
+                    target += 1;
+                }
+                if target >= view.vcpus {
+                    self.next_target = None;
+                    return None;
+                }
+                self.next_target = Some(target + 1);
+                self.again();
+                Some(target)
+            }
+        }
+    }
+
+    fn send_if<W, I: Fn(u32) -> ApicIdentity>(
+        &mut self,
+        wanted: bool,
+        vector: u8,
+        target: u32,
+        view: &View<'_, '_, W, I>,
+    ) -> Action {
+        if !wanted {
+            return Action::Internal;
+        }
+        let low = IcrLow::new().with_vector(vector);
+        self.send(Icr { low, destination: destination(Target::Vcpu(target), target, low, view) }, view.mode)
+    }
+
+    fn send_self<W, I>(&mut self, vector: u8, view: &View<'_, '_, W, I>) -> Action {
+        let low = IcrLow::new().with_vector(vector).with_shorthand(Shorthand::Self_);
+        if view.mode == ApicMode::X2Apic {
+            return Action::Send { icr: Icr { low, destination: 0 }, via: Via::SelfIpiMsr };
+        }
+        self.send(Icr { low, destination: 0 }, view.mode)
+    }
+
+    fn send(&mut self, icr: Icr, mode: ApicMode) -> Action {
+        if mode == ApicMode::X2Apic {
+            return Action::Send { icr, via: Via::X2ApicIcr };
+        }
+        if icr.low.shorthand() != Shorthand::None {
+            return Action::Send { icr, via: Via::Mmio };
+        }
+        self.half_sent = Some(icr);
+        Action::Write { offset: ApicRegister::ICR_HIGH.offset(), value: icr.to_xapic().1 }
+    }
+}
+
+/// What the sender writes to reach `target`.
+fn destination<W, I: Fn(u32) -> ApicIdentity>(to: Target, target: u32, low: IcrLow, view: &View<'_, '_, W, I>) -> u32 {
+    if let Target::Raw(destination) = to {
+        return destination;
+    }
+    let identity = (view.identity)(target);
+    match (low.destination_mode(), view.mode) {
+        (DestinationMode::Physical, ApicMode::X2Apic) => identity.x2apic_id(),
+        (DestinationMode::Physical, _) => u32::from(identity.xapic_id()),
+        (DestinationMode::Logical, ApicMode::X2Apic) => X2ApicLdr::of_id(identity.x2apic_id()).into_bits(),
+        (DestinationMode::Logical, _) => u32::from(identity.logical_id()),
+    }
+}
+
+/// A number below `bound`, evenly enough: the bias is below 2^-32 for the bounds that programs have.
+fn below(random: &mut Xoshiro256PlusPlus, bound: u64) -> u64 {
+    ((u128::from(random.next_u64()) * u128::from(bound.max(1))) >> 64) as u64
+}

@@ -1,0 +1,150 @@
+//! The memory that the vCPUs of one guest share: signals, locks, calls and messages of their programs.
+//!
+//! The protocols are Linux's in small: a call goes into the target's queue, and an IPI is sent only where the queue was
+//! empty (`__smp_call_single_queue`); a message to an idle vCPU sends a reschedule IPI (`ttwu_queue`).
+
+use crate::memory::{LINE_WORDS, OutOfMemory, Owner, PhysicalMemory, Word};
+
+/// Most vCPUs of a guest whose programs call each other.
+pub const MOST_CALLERS: u32 = 4096;
+
+const LINE_BYTES: u64 = 64;
+/// Words of a vCPU's own line.
+const MESSAGES: usize = 0;
+const IDLE: usize = 1;
+const CALLED: usize = 2;
+const ANSWERED: usize = 3;
+
+/// Where they are.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestMemory<'m, W> {
+    memory: &'m PhysicalMemory<W>,
+    vcpus: u32,
+    lines: u64,
+    signals: u64,
+    calls: Option<u64>,
+}
+
+/// Bytes of one vCPU's queue of calls: a bit for each caller.
+const fn queue_bytes(vcpus: u32) -> u64 {
+    (vcpus as u64).div_ceil(512) * LINE_BYTES
+}
+
+impl<'m, W: Word> GuestMemory<'m, W> {
+    /// Bytes that [`GuestMemory::new`] takes.
+    #[must_use]
+    pub const fn bytes(vcpus: u32, signals: u32, calls: bool) -> u64 {
+        let queues = if calls { queue_bytes(vcpus) * vcpus as u64 } else { 0 };
+        (vcpus as u64 + signals as u64 + 6) * LINE_BYTES + queues
+    }
+
+    /// Shared memory for `vcpus` vCPUs and `signals` signals and locks; `calls` if their programs call each other.
+    ///
+    /// # Errors
+    /// A memory that is too small.
+    pub fn new(
+        memory: &'m PhysicalMemory<W>,
+        vm: u32,
+        vcpus: u32,
+        signals: u32,
+        calls: bool,
+    ) -> Result<Self, OutOfMemory> {
+        let allocate = |lines: u64| memory.allocate(Owner::GuestMemory { vm }, lines * LINE_BYTES, LINE_BYTES);
+        let queues = u64::from(vcpus) * queue_bytes(vcpus) / LINE_BYTES;
+        Ok(Self {
+            memory,
+            vcpus,
+            lines: allocate(u64::from(vcpus))?,
+            signals: allocate(u64::from(signals.max(1)))?,
+            calls: if calls { Some(allocate(queues)?) } else { None },
+        })
+    }
+
+    fn of_vcpu(&self, vcpu: u32, word: usize) -> Option<&'m W> {
+        let line = (vcpu < self.vcpus).then(|| self.memory.line(self.lines + u64::from(vcpu) * LINE_BYTES)).flatten();
+        line.map(|line| &line[word % LINE_WORDS])
+    }
+
+    fn signal_word(&self, signal: u16) -> Option<&'m W> {
+        self.memory.word(self.signals + u64::from(signal) * LINE_BYTES)
+    }
+
+    /// How often a signal has been counted.
+    pub(super) fn signals(&self, signal: u16) -> u64 {
+        self.signal_word(signal).map_or(0, Word::load)
+    }
+
+    pub(super) fn signal(&self, signal: u16) {
+        if let Some(word) = self.signal_word(signal) {
+            word.fetch_add(1);
+        }
+    }
+
+    /// Tries to take a lock.
+    pub(super) fn lock(&self, lock: u16) -> bool {
+        self.signal_word(lock).is_none_or(|word| word.load() == 0 && word.compare_exchange(0, 1).is_ok())
+    }
+
+    pub(super) fn unlock(&self, lock: u16) {
+        if let Some(word) = self.signal_word(lock) {
+            word.store(0);
+        }
+    }
+
+    /// Leaves a message; whether its reader is idle and wants an IPI.
+    pub(super) fn leave_message(&self, to: u32) -> bool {
+        // The count before the look at IDLE, against IDLE before the look at the count: both are locked operations.
+        if let Some(messages) = self.of_vcpu(to, MESSAGES) {
+            messages.fetch_add(1);
+        }
+        self.of_vcpu(to, IDLE).is_some_and(|idle| idle.load() != 0 && idle.swap(0) != 0)
+    }
+
+    /// How many messages this vCPU has ever got.
+    pub(super) fn messages(&self, vcpu: u32) -> u64 {
+        self.of_vcpu(vcpu, MESSAGES).map_or(0, Word::load)
+    }
+
+    pub(super) fn set_idle(&self, vcpu: u32, idle: bool) {
+        if let Some(word) = self.of_vcpu(vcpu, IDLE) {
+            word.swap(u64::from(idle));
+        }
+    }
+
+    fn queue(&self, vcpu: u32, word: u64) -> Option<&'m W> {
+        let queue = self.calls? + u64::from(vcpu) * queue_bytes(self.vcpus);
+        self.memory.word(queue + word * 8)
+    }
+
+    /// Queues a call of `caller` on `target`; whether the queue was empty and an IPI is wanted.
+    pub(super) fn call(&self, caller: u32, target: u32) -> bool {
+        if let Some(word) = self.queue(target, u64::from(caller / 64)) {
+            word.fetch_or(1 << (caller % 64));
+        }
+        self.of_vcpu(target, CALLED).is_some_and(|called| called.swap(1) == 0)
+    }
+
+    /// Takes the calls queued for `vcpu` and acknowledges each to its caller.
+    pub(super) fn answer(&self, vcpu: u32) {
+        // CALLED is cleared first: a call that comes after this finds it 0 and sends an IPI of its own.
+        if self.of_vcpu(vcpu, CALLED).is_none_or(|called| called.swap(0) == 0) {
+            return;
+        }
+        for word in 0..self.vcpus.div_ceil(64) {
+            let Some(queue) = self.queue(vcpu, u64::from(word)) else { return };
+            let mut callers = if queue.load() == 0 { 0 } else { queue.swap(0) };
+            while callers != 0 {
+                let caller = word * 64 + callers.trailing_zeros();
+                callers &= callers - 1;
+                if let Some(answered) = self.of_vcpu(caller, ANSWERED) {
+                    answered.fetch_add(1);
+                }
+            }
+        }
+    }
+
+    /// How many calls of this vCPU have ever been acknowledged.
+    pub(super) fn answered(&self, vcpu: u32) -> u64 {
+        self.of_vcpu(vcpu, ANSWERED).map_or(0, Word::load)
+    }
+}

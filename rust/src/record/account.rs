@@ -1,0 +1,269 @@
+//! The books of one pCPU of a machine: what it saw of interrupts, and one balance for each vCPU and vector.
+
+use super::Fate;
+use super::ledger::{Notifications, ViolationRecord};
+use crate::arch::{Clause, Exit};
+use crate::processor::{Harvest, Notice, Outcome};
+use rustc_hash::FxHashMap;
+
+/// Violations of one thread that are kept word for word; the rest are counted.
+const KEPT_VIOLATIONS: usize = 20;
+const VECTORS: usize = 256;
+
+/// Interrupts of a machine, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// IPIs by fate, in the order of [`Fate::ALL`].
+    pub fates: [u64; Fate::ALL.len()],
+    /// Posted by the hypervisor, for IPIs that exited.
+    pub software_posts: u64,
+    /// Posted by devices.
+    pub device_posts: u64,
+    /// Delivered through a guest's IDT.
+    pub delivered: u64,
+    /// Became one with an interrupt of the same vector that was still pending.
+    pub coalesced: u64,
+    /// Lost with the state of a local APIC that was reset or disabled.
+    pub discarded: u64,
+    /// Messages of IPIs that exited which no local APIC took.
+    pub dropped: u64,
+    /// NMIs, SMIs, INITs, start-up IPIs and illegal vectors handed over.
+    pub signalled: u64,
+    /// NMIs delivered.
+    pub nmis: u64,
+}
+
+/// What the scheduler did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduling {
+    /// VM entries.
+    pub entries: u64,
+    /// vCPUs taken off a pCPU while they could run.
+    pub preemptions: u64,
+    /// vCPUs that slept.
+    pub blocks: u64,
+    /// vCPUs woken.
+    pub wakeups: u64,
+    /// vCPUs that were woken and slept again, and wakeup interrupts that woke nobody.
+    pub spurious_wakeups: u64,
+    /// vCPUs that went on on another pCPU.
+    pub migrations: u64,
+    /// APICv of a vCPU switched on or off.
+    pub apicv_changes: u64,
+}
+
+/// What one pCPU saw. Nobody else touches it.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Interrupts.
+    pub counts: Counts,
+    /// Notifications.
+    pub notifications: Notifications,
+    /// Scheduling.
+    pub scheduling: Scheduling,
+    /// Exits by what they were.
+    pub exits: FxHashMap<Exit, u64>,
+    /// Faults injected by the hypervisor.
+    pub faults: FxHashMap<Clause, u64>,
+    /// Violations, the first of them.
+    pub violations: Vec<ViolationRecord>,
+    /// Violations beyond those.
+    pub more_violations: u64,
+    /// For each vCPU and vector: posted less delivered, coalesced and discarded, as this pCPU saw it.
+    balance: Vec<i32>,
+}
+
+impl Account {
+    /// Empty books for `slots` vCPUs. Memory is touched where something happens.
+    #[must_use]
+    pub fn new(slots: usize) -> Self {
+        Self {
+            counts: Counts::default(),
+            notifications: Notifications::default(),
+            scheduling: Scheduling::default(),
+            exits: FxHashMap::default(),
+            faults: FxHashMap::default(),
+            violations: Vec::new(),
+            more_violations: 0,
+            balance: vec![0; slots * VECTORS],
+        }
+    }
+
+    #[inline]
+    fn change(&mut self, slot: u32, vector: u8, by: i32) {
+        if let Some(balance) = self.balance.get_mut(slot as usize * VECTORS + usize::from(vector)) {
+            *balance = balance.wrapping_add(by);
+        }
+    }
+
+    /// An IPI that a guest sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted for.
+    #[inline]
+    pub fn sent(&mut self, outcome: &Outcome, to: u32) {
+        let (fate, _) = Fate::of(outcome);
+        self.counts.fates[usize::from(fate.code()) % Fate::ALL.len()] += 1;
+        match *outcome {
+            Outcome::Posted(posted) => {
+                self.posted(to, posted.vector, posted.coalesced);
+                self.noticed(posted.notice);
+            }
+            Outcome::SelfIpi { vector, coalesced } => self.posted(to, vector, coalesced),
+            _ => {}
+        }
+    }
+
+    /// A notification was due, or not.
+    #[inline]
+    pub fn noticed(&mut self, notice: Notice) {
+        match notice {
+            Notice::Due(_) => self.notifications.sent += 1,
+            Notice::Suppressed => self.notifications.suppressed += 1,
+            Notice::Outstanding => self.notifications.coalesced += 1,
+        }
+    }
+
+    /// An interrupt was posted.
+    #[inline]
+    pub fn posted(&mut self, to: u32, vector: u8, coalesced: bool) {
+        if coalesced {
+            self.counts.coalesced += 1;
+        } else {
+            self.change(to, vector, 1);
+        }
+    }
+
+    /// PIR moved to VIRR.
+    #[inline]
+    pub fn harvested(&mut self, slot: u32, harvest: Harvest) {
+        if harvest.merged > 0 {
+            self.counts.coalesced += u64::from(harvest.merged);
+            self.remove(slot, harvest.merged_vectors);
+        }
+    }
+
+    /// An interrupt was delivered.
+    #[inline]
+    pub fn delivered(&mut self, slot: u32, vector: u8) {
+        self.counts.delivered += 1;
+        self.change(slot, vector, -1);
+    }
+
+    /// Pending interrupts are gone.
+    pub fn discarded(&mut self, slot: u32, vectors: [u64; 4]) {
+        self.counts.discarded += vectors.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+        self.remove(slot, vectors);
+    }
+
+    fn remove(&mut self, slot: u32, vectors: [u64; 4]) {
+        for vector in crate::processor::vectors_of(vectors) {
+            self.change(slot, vector, -1);
+        }
+    }
+
+    /// An exit.
+    pub fn exit(&mut self, exit: Exit) {
+        *self.exits.entry(exit).or_default() += 1;
+    }
+
+    /// A fault that the hypervisor injected.
+    pub fn fault(&mut self, clause: Clause) {
+        *self.faults.entry(clause).or_default() += 1;
+    }
+
+    /// A violation.
+    #[cold]
+    pub fn violation(&mut self, kind: &'static str, vcpu: u32, message: String) {
+        if self.violations.len() < KEPT_VIOLATIONS {
+            self.violations.push(ViolationRecord { kind, vcpu, message });
+        } else {
+            self.more_violations += 1;
+        }
+    }
+
+    /// Adds what another pCPU saw.
+    pub fn absorb(&mut self, other: &Self) {
+        for (mine, theirs) in self.counts.fates.iter_mut().zip(other.counts.fates) {
+            *mine += theirs;
+        }
+        let (mine, theirs) = (&mut self.counts, &other.counts);
+        mine.software_posts += theirs.software_posts;
+        mine.device_posts += theirs.device_posts;
+        mine.delivered += theirs.delivered;
+        mine.coalesced += theirs.coalesced;
+        mine.discarded += theirs.discarded;
+        mine.dropped += theirs.dropped;
+        mine.signalled += theirs.signalled;
+        mine.nmis += theirs.nmis;
+        let (mine, theirs) = (&mut self.notifications, &other.notifications);
+        mine.sent += theirs.sent;
+        mine.suppressed += theirs.suppressed;
+        mine.coalesced += theirs.coalesced;
+        mine.spurious += theirs.spurious;
+        let (mine, theirs) = (&mut self.scheduling, &other.scheduling);
+        mine.entries += theirs.entries;
+        mine.preemptions += theirs.preemptions;
+        mine.blocks += theirs.blocks;
+        mine.wakeups += theirs.wakeups;
+        mine.spurious_wakeups += theirs.spurious_wakeups;
+        mine.migrations += theirs.migrations;
+        mine.apicv_changes += theirs.apicv_changes;
+        for (exit, count) in &other.exits {
+            *self.exits.entry(*exit).or_default() += count;
+        }
+        for (clause, count) in &other.faults {
+            *self.faults.entry(*clause).or_default() += count;
+        }
+        self.violations.extend(other.violations.iter().cloned());
+        self.more_violations += other.more_violations;
+        for (mine, theirs) in self.balance.iter_mut().zip(&other.balance) {
+            if *theirs != 0 {
+                *mine = mine.wrapping_add(*theirs);
+            }
+        }
+    }
+
+    /// All that was posted: by IPI virtualization, self-IPI virtualization, software and devices.
+    #[must_use]
+    pub fn posts(&self) -> u64 {
+        let fates = self.counts.fates;
+        let of = |fate: Fate| fates[usize::from(fate.code()) % Fate::ALL.len()];
+        of(Fate::Virtualized) + of(Fate::SelfIpi) + self.counts.software_posts + self.counts.device_posts
+    }
+
+    /// Takes the interrupts that are still pending for a vCPU off its balance; what is left must be 0 for each vector.
+    /// Returns how many are pending, and the vectors whose balance is not 0.
+    #[must_use]
+    pub fn settle(&mut self, slot: u32, pir: [u64; 4], virr: [u64; 4]) -> (u64, Vec<(u8, i32)>) {
+        let mut pending = 0;
+        for words in [pir, virr] {
+            pending += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+            self.remove(slot, words);
+        }
+        let first = slot as usize * VECTORS;
+        let balances = self.balance.get(first..first + VECTORS).unwrap_or_default();
+        let wrong = (0u8..=255).zip(balances).filter(|&(_, &balance)| balance != 0).map(|(v, &b)| (v, b)).collect();
+        (pending, wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_posted_is_delivered_merged_discarded_or_pending() {
+        let mut one = Account::new(2);
+        let mut other = Account::new(2);
+        for vector in [0x31, 0x32, 0x33, 0x34] {
+            one.posted(1, vector, false);
+        }
+        one.posted(1, 0x31, true);
+        other.delivered(1, 0x31);
+        other.discarded(1, [1 << 0x32, 0, 0, 0]);
+        let merged = Harvest { merged: 1, merged_vectors: [1 << 0x33, 0, 0, 0], ..Harvest::default() };
+        other.harvested(1, merged);
+        one.absorb(&other);
+        assert_eq!((one.counts.delivered, one.counts.coalesced, one.counts.discarded), (1, 2, 1));
+        assert_eq!(one.settle(1, [1 << 0x34, 0, 0, 0], [0; 4]), (1, vec![]));
+        assert_eq!(one.settle(1, [0; 4], [1 << 0x3F, 0, 0, 0]).1, [(0x3F, -1)], "pending and never posted");
+    }
+}
