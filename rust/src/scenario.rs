@@ -212,7 +212,7 @@ impl Scenario {
             max_vcpu_ids: Some(vm.max_vcpu_ids.unwrap_or(KVM_MAX_VCPU_IDS.max(capacity))),
             last_pid_index: vm.last_index,
             spare_vcpus: spare,
-            hlt_exiting: true,
+            scheduled: true,
             host_apic: self.host.apic.into(),
             capabilities,
             ..VmConfig::new(vm.vcpus, apic)

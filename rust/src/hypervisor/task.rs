@@ -294,14 +294,15 @@ pub fn software_post<'m, H: Host<'m>>(host: &mut H, target: u32, vector: u8, me:
     platform.host.note(Event::Posted { by: Poster::Software, to: target, vector, coalesced });
 }
 
-/// Asks something of a vCPU and makes it look. (`kvm_make_request`, `kvm_vcpu_kick`)
+/// Asks something of a vCPU and makes it look; one that sleeps is woken where that is what it waits for.
+/// (`kvm_make_request`, `kvm_vcpu_kick`, `KVM_REQUEST_NO_WAKEUP`)
 pub fn request<'m, H: Host<'m>>(host: &mut H, target: u32, what: Requests) {
     let Some(slot) = host.slot(target) else { return };
     // A locked operation: it is seen before the mode is looked at. Pairs with the fence after the mode is set.
     slot.words.request(what);
     if slot.words.mode() == Mode::InGuest {
         host.send(slot.words.pcpu(), RESCHEDULE_VECTOR);
-    } else {
+    } else if what.any_of(Requests::WAKING) {
         host.wake(target);
     }
 }

@@ -165,7 +165,7 @@ impl Vcpu {
         let active = vm.apicv.active && activated && self.mode != ApicMode::Disabled;
         let changed = active != self.apicv.active;
         self.apicv = Apicv { active, ..vm.apicv };
-        self.apicv.set_controls(&vm.kvm, &mut self.vp.vmcs, self.mode, vm.hlt_exiting);
+        self.apicv.set_controls(&vm.kvm, &mut self.vp.vmcs, self.mode, vm.scheduled);
         self.vp.vmcs.msr_bitmap = vm.msr_bitmap(self.vp.vmcs.secondary.virtualize_x2apic_mode(), active);
         if changed && active {
             // `kvm_apic_update_apicv`: what software held pending is the processor's to request now.

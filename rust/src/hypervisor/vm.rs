@@ -36,8 +36,9 @@ pub struct VmConfig {
     pub last_pid_index: Option<u16>,
     /// vCPUs that may be added later.
     pub spare_vcpus: u32,
-    /// HLT is a VM exit.
-    pub hlt_exiting: bool,
+    /// vCPUs are scheduled: HLT is a VM exit, and descriptors begin with SN = 1, for no pCPU runs them yet. Otherwise each
+    /// has a pCPU for itself and is always in its guest.
+    pub scheduled: bool,
     /// The mode of the host's local APICs: how NDST is written.
     pub host_apic: ApicMode,
     /// The pCPU that runs vCPU 0; vCPU k runs on the k-th after it. pCPU numbers are x2APIC IDs of the host.
@@ -125,7 +126,7 @@ pub struct Vm {
     /// APIC virtualization of its vCPUs while nothing inhibits it.
     pub apicv: Apicv,
     pub(super) kvm: KvmIntel,
-    pub(super) hlt_exiting: bool,
+    pub(super) scheduled: bool,
     capabilities: Capabilities,
     entries: u64,
     first_pcpu: u32,
@@ -170,7 +171,7 @@ impl VmConfig {
             max_vcpu_ids: None,
             last_pid_index: None,
             spare_vcpus: 0,
-            hlt_exiting: false,
+            scheduled: false,
             host_apic: ApicMode::X2Apic,
             first_pcpu: 0,
             capabilities: Capabilities::default(),
@@ -269,7 +270,7 @@ impl Vm {
             last_pid_index: config.last_pid_index.unwrap_or((entries - 1) as u16),
             apicv: Apicv { active: kvm.enable_apicv, enable_ipiv: kvm.enable_ipiv },
             kvm,
-            hlt_exiting: config.hlt_exiting,
+            scheduled: config.scheduled,
             capabilities: config.capabilities,
             entries,
             first_pcpu: config.first_pcpu,
@@ -341,9 +342,13 @@ impl Vm {
         mode: ApicMode,
         descriptor: u64,
     ) -> Result<Vcpu, VmError> {
-        let destination = NotificationDestination::encode(self.first_pcpu + vcpu, self.host_apic);
+        let pcpu = if self.scheduled { self.first_pcpu } else { self.first_pcpu + vcpu };
+        let destination = NotificationDestination::encode(pcpu, self.host_apic);
         if let Some(pid) = memory.descriptor(descriptor) {
-            let control = PidControl::new().with_vector(POSTED_INTR_VECTOR).with_destination(destination.into_bits());
+            let control = PidControl::new()
+                .with_vector(POSTED_INTR_VECTOR)
+                .with_destination(destination.into_bits())
+                .with_suppress(self.scheduled);
             descriptor::initialize(pid, control);
         }
         let virtual_apic = memory.allocate(Owner::VirtualApicPage { vm: self.vm, vcpu }, PAGE_BYTES, PAGE_BYTES)?;

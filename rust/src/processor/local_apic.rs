@@ -23,6 +23,13 @@ pub fn pending<W: Word>(requests: &Line<W>) -> bool {
     requests.iter().take(PIR_WORDS).any(|word| word.load() != 0)
 }
 
+/// Whether this vector is requested.
+#[must_use]
+pub fn requested<W: Word>(requests: &Line<W>, vector: u8) -> bool {
+    let bit = VectorBit::of(vector);
+    requests[bit.word()].load() & bit.word_mask() != 0
+}
+
 /// The processor's end of its local APIC.
 #[derive(Debug)]
 pub struct LocalApic<'m, W> {

@@ -8,7 +8,7 @@ use crate::arch::apic_register::{SVR_ENABLED, XApicLdr};
 use crate::arch::{ApicMode, ApicRegister, PidControl, vector};
 use crate::engine::machine::{Guest, MachineConfig, MachineError, MachineRun, VmResult};
 use crate::guest::{Cursor, GuestMemory, MOST_CALLERS};
-use crate::hypervisor::{Inhibits, MpState, Slot, Task, Vcpu, Vm};
+use crate::hypervisor::{Inhibits, MpState, POSTED_INTR_WAKEUP_VECTOR, Slot, Task, Vcpu, Vm};
 use crate::memory::Owner;
 use crate::processor::{VirtualApic, descriptor, local_apic, vectors_of};
 use crate::record::{Account, ViolationRecord};
@@ -126,9 +126,8 @@ fn start<'m>(shared: &Shared<'m>, vm: u32, vcpu: Vcpu, waits: bool, pcpu: u32) {
     if let (Some(pid), Some(words), Some(cell)) =
         (memory.descriptor(vmcs.descriptor), of.vm.vcpu_words(memory, number), shared.slots.get(slot as usize))
     {
-        // As `vmx_vcpu_create` leaves it: on no pCPU, and not to be notified before it is scheduled in.
+        // On no pCPU yet.
         words.set_pcpu(u32::MAX);
-        descriptor::update_control(pid, |control| control.with_suppress(true));
         // Each slot is taken once.
         let _ = cell.set(Slot { vm, vcpu: number, pid, words });
         let seed = shared.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(slot);
@@ -193,9 +192,6 @@ impl<'s, 'm> Monitor<'s, 'm> {
                 let handle = thread(format!("pcpu{pcpu}"))
                     .spawn_scoped(scope, body)
                     .map_err(|source| failed(format!("pCPU {pcpu}"), source))?;
-                if let Some(pcpu) = shared.pcpus.get(pcpu as usize) {
-                    pcpu.register(handle.thread().clone());
-                }
                 handles.push(handle);
             }
             for (number, device) in shared.config.devices.iter().enumerate() {
@@ -300,7 +296,7 @@ impl<'s, 'm> Monitor<'s, 'm> {
                 continue;
             };
             let on_its_way = lost.listed_on.and_then(|pcpu| shared.pcpus.get(pcpu as usize));
-            if on_its_way.is_some_and(|pcpu| local_apic::pending(pcpu.requests)) {
+            if on_its_way.is_some_and(|pcpu| local_apic::requested(pcpu.requests, POSTED_INTR_WAKEUP_VECTOR)) {
                 self.suspects.remove(&slot);
                 continue;
             }

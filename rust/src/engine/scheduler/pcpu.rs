@@ -160,6 +160,9 @@ impl<'s, 'm> Pcpu<'s, 'm> {
 
     /// Runs to the end of the run; gives its books, and the vCPUs that it had.
     pub(super) fn run(mut self) -> (Account, Vec<Box<Runner>>) {
+        if let Some(pcpu) = self.shared.pcpus.get(self.number as usize) {
+            pcpu.register();
+        }
         while !self.shared.stopped() {
             self.root_interrupts(None);
             match self.shared.next_runner(self.number) {

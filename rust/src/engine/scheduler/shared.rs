@@ -89,9 +89,10 @@ impl<'m> PcpuShared<'m> {
         lock(&self.wakeup_list)
     }
 
-    pub(super) fn register(&self, thread: Thread) {
+    /// The calling thread is the pCPU's. It says so itself, before it first parks: a parent that did it might be too late.
+    pub(super) fn register(&self) {
         // Once: each pCPU has one thread.
-        let _ = self.thread.set(thread);
+        let _ = self.thread.set(std::thread::current());
     }
 
     /// Unparks the thread if it says that it is idle.
@@ -286,7 +287,7 @@ impl<'m> Shared<'m> {
 
     #[inline]
     pub(super) fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        self.stopped.load(Ordering::SeqCst)
     }
 
     /// Ends everything where it is.
