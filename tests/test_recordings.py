@@ -168,7 +168,7 @@ def test_vectors_of_a_guest_side_recording_are_what_linux_sends() -> None:
 
 @pytest.mark.parametrize("apic", ["x2apic", "xapic"])
 def test_a_guest_side_recording_takes_the_mode_the_user_names(apic: str) -> None:
-    result = ipivrs.run(GUEST_SIDE, apic=apic)  # type: ignore[arg-type]  # a parameter's type is wider
+    result = ipivrs.run(GUEST_SIDE, apic=apic)  # type: ignore[call-overload]  # a parameter's type is wider
     assert {kind["apic"].lower() for kind in result.kinds} == {apic}
     assert any(apic in note.lower() for note in result.recording["notes"])
     assert result.counters["virtualized"] == 433
@@ -182,7 +182,7 @@ def test_without_the_control_nothing_is_virtualized() -> None:
 
 @pytest.mark.parametrize("pace", ["recorded", "free"])
 def test_fates_do_not_depend_on_the_pace(pace: str) -> None:
-    result = ipivrs.run(X2APIC_BOOT, pace=pace)  # type: ignore[arg-type]  # a parameter's type is wider
+    result = ipivrs.run(X2APIC_BOOT, pace=pace)  # type: ignore[call-overload]  # a parameter's type is wider
     assert result.pace == pace
     assert result.counters["virtualized"] == 1651
     assert np.array_equal(result.ipis["fate"], replay(X2APIC_BOOT).ipis["fate"])

@@ -13,13 +13,17 @@ __all__ = [
     "Outcome",
     "RecordingError",
     "RunResult",
+    "ScenarioResult",
     "Vcpu",
     "Vm",
     "__version__",
     "build_info",
     "compose_icr",
     "explain",
+    "read_policy",
+    "read_toml",
     "run",
+    "run_scenario",
 ]
 
 __version__: str
@@ -78,6 +82,16 @@ class RunResult:
     def clause_names(self) -> list[str]: ...
     @property
     def via_names(self) -> list[str]: ...
+
+def run_scenario(description: str, policy: str, *, seconds: float | None = None) -> ScenarioResult: ...
+def read_policy(text: str) -> tuple[str, str]: ...
+def read_toml(text: str) -> tuple[dict[str, Any], list[tuple[tuple[str | int, ...], int]]]: ...
+
+@final
+class ScenarioResult:
+    @property
+    def interrupted(self) -> bool: ...
+    def as_dict(self) -> dict[str, Any]: ...
 
 @final
 class Outcome:

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import numpy as np
@@ -16,12 +17,16 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from ipivrs import __version__, _core, names, report
+from ipivrs import __version__, _core, names, report, scenario_report
 from ipivrs.explanation import explanation
 from ipivrs.icr import explain as explain_icr
 from ipivrs.machine import describe, machine
-from ipivrs.options import BadInputError, choice, did_you_mean, number, numbers
-from ipivrs.results import run as run_recording
+from ipivrs.options import BadInputError, choice, decimal, did_you_mean, number, numbers
+from ipivrs.policies import find as find_policy
+from ipivrs.results import RunResult, run_recording
+from ipivrs.running import shipped_path, shipped_scenarios
+from ipivrs.scenario import Scenario
+from ipivrs.simulation import ScenarioResult
 from ipivrs.terminal import complain, escape_what_cannot_be_shown, show, show_json
 
 _VIOLATION = 1
@@ -33,6 +38,7 @@ _U8_MAX = 2**8 - 1
 _U16_MAX = 2**16 - 1
 _U32_MAX = 2**32 - 1
 _U64_MAX = 2**64 - 1
+_MOST_SECONDS = 10_000_000
 
 # typer has click's exceptions, but exports only this one of them: reach the others as its ancestors.
 _ClickException = cast("type[Exception]", typer.BadParameter.__mro__[2])
@@ -162,7 +168,10 @@ def _ipivrs(
 @app.command()
 def run(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="perf.data, or perf script, ftrace, trace-cmd text.")
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="perf.data, or perf script, ftrace, trace-cmd text; or a scenario (.toml)."
+        ),
     ],
     apic: Annotated[
         str | None, typer.Option(metavar="x2apic|xapic", help="The guest's APIC mode, where the file does not show it.")
@@ -179,13 +188,18 @@ def run(
     ] = None,
     process: Annotated[str | None, typer.Option(metavar="PID", help="Only the VM of this process.")] = None,
     no_ipiv: _NoIpiv = False,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Scenario: the posted-interrupt protocol of the host.")
+    ] = None,
+    seconds: Annotated[str | None, typer.Option(metavar="S", help="Scenario: endless loops end after this.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Scenario: what random numbers begin with.")] = None,
     json: _Json = False,
 ) -> int:
-    """Say which IPIs of a recording need no VM exit, and why the others do.
+    """Say which IPIs of a recording need no VM exit, and why the others do; or run a scenario.
 
-    Several files are shown side by side; with --json they are a list.
+    Several recordings are shown side by side; several results are a list with --json.
     """
-    options = _given(
+    for_recordings = _given(
         apic=_choice("--apic", apic, names.Apic),
         apic_ids=None if apic_ids is None else numbers("--apic-ids", apic_ids, 0, _U16_MAX),
         vcpus=_number("--vcpus", vcpus, 1, _U16_MAX + 1),
@@ -193,16 +207,76 @@ def run(
         pace=_choice("--pace", pace, names.Pace),
         process=_number("--process", process, 0, _U32_MAX),
     )
+    for_scenarios = _given(
+        policy=policy,
+        seconds=None if seconds is None else decimal("--seconds", seconds, 0, _MOST_SECONDS),
+        seed=_number("--seed", seed, 0, _U64_MAX),
+    )
+    scenarios = [_is_scenario(file) for file in files]
+    _refuse_unused(for_recordings | _given(no_ipiv=no_ipiv or None), all(scenarios), "recordings")
+    _refuse_unused(for_scenarios, not any(scenarios), "scenarios")
+    # Every mistake in a file is found before anything runs.
     with _refusals_are_bad_input():
-        results = [run_recording(file, ipi_virtualization=not no_ipiv, **options) for file in files]
+        loaded = [_load(file, for_scenarios) if _is_scenario(file) else file for file in files]
+        results = [
+            run_recording(what, ipi_virtualization=not no_ipiv, **for_recordings)
+            if isinstance(what, str)
+            else what.run()
+            for what in loaded
+        ]
     if json:
         dicts = [result.as_dict() for result in results]
         show_json(dicts[0] if len(dicts) == 1 else dicts)
-    elif len(results) == 1:
-        show(report.full(results[0]))
     else:
-        show(report.side_by_side(results))
+        _show_results(results)
+    if any(isinstance(result, ScenarioResult) and result.partial for result in results):
+        complain("interrupted: the result is partial")
+        return _INTERRUPTED
     return _VIOLATION if any(result.violations for result in results) else 0
+
+
+def _is_scenario(file: str) -> bool:
+    return file.endswith(".toml")
+
+
+def _load(file: str, options: dict[str, Any]) -> Scenario:
+    """A scenario with the options of the command line in it."""
+    if not Path(file).exists() and (name := Path(file).stem) in shipped_scenarios():
+        raise BadInputError(f"{file}: no such file; the shipped scenario of this name is {shipped_path(name)}")
+    scenario = Scenario.load(file)
+    host = dict(scenario.host) | {key: value for key, value in options.items() if key == "policy"}
+    whole = dict(scenario) | {key: value for key, value in options.items() if key != "policy"} | {"host": host}
+    if host["policy"] == scenario.host.policy:
+        with _named(f"{file}: host.policy"):
+            find_policy(host["policy"])
+    else:
+        find_policy(host["policy"])
+    return Scenario.model_validate(whole)
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """A mistake of a value is the place's that has it."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInputError(f"{place}: {error}") from error
+
+
+def _refuse_unused(options: dict[str, Any], unused: bool, what: str) -> None:
+    if unused and options:
+        raise BadInputError(f"--{next(iter(options)).replace('_', '-')} is an option of {what}")
+
+
+def _show_results(results: list[RunResult | ScenarioResult]) -> None:
+    recordings = [result for result in results if isinstance(result, RunResult)]
+    if len(recordings) > 1:
+        show(report.side_by_side(recordings))
+    elif recordings:
+        show(report.full(recordings[0]))
+    for result in results:
+        if isinstance(result, ScenarioResult):
+            show(scenario_report.full(result))
 
 
 @app.command()

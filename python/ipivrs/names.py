@@ -25,3 +25,9 @@ Shorthand = Literal["none", "self", "all", "all-but-self"]
 
 Pace = Literal["recorded", "free"]
 """The order of a replay: as recorded, each IPI when the one before it has arrived; or each sender on its own."""
+
+ProcessorModel = Literal["sapphire-rapids", "ice-lake", "pre-apicv"]
+"""A generation of processors: with IPI virtualization, with APICv only, before APICv."""
+
+IdRewrite = Literal["inhibit", "naive"]
+"""What a guest's write of its xAPIC ID does: the inhibit APIC_ID_MODIFIED, or nothing as in v4 of the series."""

@@ -31,6 +31,17 @@ def number(option: str, text: str, low: int, high: int) -> int:
     return value
 
 
+def decimal(option: str, text: str, low: float, high: float) -> float:
+    """A number with or without a fraction."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise BadInputError(f"{option} must be a number, {low} to {high}, such as 2 or 0.5; not {text!r}")
+    return value
+
+
 def numbers(option: str, text: str, low: int, high: int) -> list[int]:
     """Numbers with commas between them."""
     return [number(f"each of {option}", part.strip(), low, high) for part in text.split(",")]

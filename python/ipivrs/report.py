@@ -15,7 +15,7 @@ from ipivrs.results import Kind, RunResult
 _MOST_KINDS = 8
 _MOST_VCPUS = 16
 
-_FATES = {
+FATES = {
     "virtualized": "no exit: posted in the target's descriptor",
     "self": "no exit: self-IPI virtualization",
     "exited": "the hypervisor takes over",
@@ -39,13 +39,13 @@ def full(result: RunResult) -> RenderableType:
     sections = [
         _verdict_with_file(result),
         *_violations(result),
-        _section("What became of them", _fates(result)),
-        _section("VM exits by the clause that called for them", _exits(result)) if result.exits else None,
-        _section("What they were", _kinds(result)),
-        _section("Why they exit", *why(result)) if _needing_exit(result) else None,
-        _section("Posted vectors", *_posts(result)),
-        _section(result.recording["identified_by"], *_vcpus(result)),
-        _section("Notes", *_notes(result)) if result.recording["notes"] or result.recording["skipped"] else None,
+        section("What became of them", _fates(result)),
+        section("VM exits by the clause that called for them", _exits(result)) if result.exits else None,
+        section("What they were", _kinds(result)),
+        section("Why they exit", *why(result)) if _needing_exit(result) else None,
+        section("Posted vectors", *_posts(result)),
+        section(result.recording["identified_by"], *_vcpus(result)),
+        section("Notes", *_notes(result)) if result.recording["notes"] or result.recording["skipped"] else None,
         _timing(result),
     ]
     return Group(*(section for section in sections if section is not None))
@@ -64,7 +64,7 @@ def side_by_side(results: list[RunResult]) -> RenderableType:
     ]
     # What several recordings have in common is said once.
     notes = dict.fromkeys(note.plain for result in results for note in _notes(result))
-    return Group(_comparison(results), *sentences, *([_section("Notes", *map(Text, notes))] if notes else []))
+    return Group(_comparison(results), *sentences, *([section("Notes", *map(Text, notes))] if notes else []))
 
 
 def verdict(result: RunResult) -> Text:
@@ -72,7 +72,7 @@ def verdict(result: RunResult) -> Text:
     counts = result.counters
     fine = counts["virtualized"] + counts["self"]
     style = "bold green" if fine else "bold red"
-    return Text(f"{fine} of {counts['total']} IPIs need no VM exit ({_share(fine, counts['total'])})", style=style)
+    return Text(f"{fine} of {counts['total']} IPIs need no VM exit ({share(fine, counts['total'])})", style=style)
 
 
 def why(result: RunResult) -> Iterator[Text]:
@@ -109,33 +109,33 @@ def _verdict_with_file(result: RunResult) -> RenderableType:
 def _violations(result: RunResult) -> Iterator[RenderableType]:
     if result.violations:
         lines = (f"{violation['kind']}: {violation['message']}" for violation in result.violations)
-        yield _section(f"Violations: {len(result.violations)}", *(Text(line, style="red") for line in lines))
+        yield section(f"Violations: {len(result.violations)}", *(Text(line, style="red") for line in lines))
 
 
 def _fates(result: RunResult) -> Table:
     counts = cast("dict[str, int]", result.counters)
-    table = _table(">", ">", "", "")
-    table.show_header = False
-    for fate, meaning in _FATES.items():
+    rows = table(">", ">", "", "")
+    rows.show_header = False
+    for fate, meaning in FATES.items():
         if counts[fate]:
-            table.add_row(str(counts[fate]), _share(counts[fate], counts["total"]), fate, meaning)
-    return table
+            rows.add_row(str(counts[fate]), share(counts[fate], counts["total"]), fate, meaning)
+    return rows
 
 
 def _exits(result: RunResult) -> Table:
-    table = _table(">count", "reason", "qualification", "clause")
+    rows = table(">count", "reason", "qualification", "clause")
     for item in result.exits:
         qualification = f"{item['qualification']:X}H"
-        table.add_row(str(item["count"]), f"{item['reason']} {item['name']}", qualification, item["clause"])
-    return table
+        rows.add_row(str(item["count"]), f"{item['reason']} {item['name']}", qualification, item["clause"])
+    return rows
 
 
 def _kinds(result: RunResult) -> Table:
-    table = _table(">count", ">share", "APIC", ">vector", "sent as", "became", "Linux uses it for")
+    rows = table(">count", ">share", "APIC", ">vector", "sent as", "became", "Linux uses it for")
     for kind in result.kinds[:_MOST_KINDS]:
-        table.add_row(
+        rows.add_row(
             str(kind["count"]),
-            _share(kind["count"], result.counters["total"]),
+            share(kind["count"], result.counters["total"]),
             kind["apic"],
             f"{kind['vector']} ({kind['vector']:X}H)",
             _sent_as(kind),
@@ -144,8 +144,8 @@ def _kinds(result: RunResult) -> Table:
         )
     rest = result.kinds[_MOST_KINDS:]
     if rest:
-        table.add_row(str(sum(kind["count"] for kind in rest)), "", "", "", f"{len(rest)} more kinds (--json has all)")
-    return table
+        rows.add_row(str(sum(kind["count"] for kind in rest)), "", "", "", f"{len(rest)} more kinds (--json has all)")
+    return rows
 
 
 def _sent_as(kind: Kind) -> str:
@@ -170,13 +170,13 @@ def _posts(result: RunResult) -> Iterator[Text]:
 def _vcpus(result: RunResult) -> Iterator[RenderableType]:
     vcpus = result.recording["vcpus"]
     several = len({vcpu["vm"] for vcpu in vcpus}) > 1
-    table = _table(">vCPU", ">APIC ID", ">thread", ">IPIs sent", ">virtualized", "name")
+    rows = table(">vCPU", ">APIC ID", ">thread", ">IPIs sent", ">virtualized", "name")
     for vcpu in vcpus[:_MOST_VCPUS]:
         name = f"{vcpu['vm']}.{vcpu['vcpu']}" if several else str(vcpu["vcpu"])
         thread = "" if vcpu["thread"] is None else str(vcpu["thread"])
         numbers = (str(vcpu["ipis_sent"]), str(vcpu["virtualized"]))
-        table.add_row(name, str(vcpu["apic_id"]), thread, *numbers, vcpu["name"])
-    yield table
+        rows.add_row(name, str(vcpu["apic_id"]), thread, *numbers, vcpu["name"])
+    yield rows
     if len(vcpus) > _MOST_VCPUS:
         yield Text(f"and {len(vcpus) - _MOST_VCPUS} more (--json has all)")
 
@@ -193,10 +193,10 @@ def _timing(result: RunResult) -> RenderableType:
 
 
 def _comparison(results: list[RunResult]) -> Table:
-    table = _table("", *(f">{name}" for name in _names(results)))
+    rows = table("", *(f">{name}" for name in _names(results)))
     for label, cells in _comparison_rows(results):
-        table.add_row(label, *cells)
-    return table
+        rows.add_row(label, *cells)
+    return rows
 
 
 def _comparison_rows(results: list[RunResult]) -> Iterator[tuple[str, list[str]]]:
@@ -204,7 +204,7 @@ def _comparison_rows(results: list[RunResult]) -> Iterator[tuple[str, list[str]]
     fine = [count["virtualized"] + count["self"] for count in counts]
     yield "IPIs", [str(count["total"]) for count in counts]
     yield "need no VM exit", list(map(str, fine))
-    yield "share", [_share(part, count["total"]) for part, count in zip(fine, counts, strict=True)]
+    yield "share", [share(part, count["total"]) for part, count in zip(fine, counts, strict=True)]
     yield "delivered", [str(count["delivered"]) for count in counts]
     yield "coalesced", [str(count["coalesced"]) for count in counts]
     exits = [_exits_by_condition(result) for result in results]
@@ -230,7 +230,7 @@ def _names(results: list[RunResult]) -> list[str]:
     return list(map(str, paths))
 
 
-def _table(*headers: str) -> Table:
+def table(*headers: str) -> Table:
     """A table without lines; headers that begin with ">" are of columns set flush right. Long cells fold."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for header in headers:
@@ -239,7 +239,8 @@ def _table(*headers: str) -> Table:
     return table
 
 
-def _section(title: str, *parts: RenderableType) -> RenderableType:
+def section(title: str, *parts: RenderableType) -> RenderableType:
+    """A title and, indented, what belongs to it."""
     return Group(Text(), Text(title, style="bold"), *map(_indented, parts))
 
 
@@ -247,7 +248,7 @@ def _indented(part: RenderableType) -> RenderableType:
     return Padding(part, (0, 0, 0, 2), expand=False)
 
 
-def _share(part: int, total: int) -> str:
+def share(part: int, total: int) -> str:
     """A percentage that says 100 or 0 only when it is all or none."""
     if total == 0:
         return "-"

@@ -1,4 +1,4 @@
-"""Recordings in, results out: `run` and what it returns."""
+"""Recordings in, results out: `run_recording` and what it returns."""
 
 import os
 from collections.abc import Sequence
@@ -242,7 +242,7 @@ class RunResult:
         )
 
 
-def run(
+def run_recording(
     path: str | os.PathLike[str],
     *,
     apic: Apic | None = None,

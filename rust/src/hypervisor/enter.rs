@@ -109,7 +109,8 @@ impl Task {
         let vp = self.vcpu.vp();
         let apic = VirtualApic::new(host.memory().page(vp.vmcs.virtual_apic)?);
         let allowed = vp.interrupt_flag && !vp.interrupt_shadow;
-        let pending = if self.software_enabled(host) { self.pending_interrupt(host) } else { None };
+        // Also while the local APIC is disabled by software: what is in VIRR is held, and delivered.
+        let pending = self.pending_interrupt(host);
         let masked = apic.highest(ApicRegister::IRR).filter(|_| pending.is_none());
         let tpr = vector::class(apic.get(ApicRegister::TPR) as u8);
         let vmcs = &mut self.vcpu.vp_mut().vmcs;

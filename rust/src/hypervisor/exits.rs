@@ -77,10 +77,14 @@ impl Task {
             (ExitReason::Hlt, _) => self.mp_state = MpState::Halted,
             (ExitReason::MsrWrite, Instruction::Wrmsr { msr, value }) => return self.wrmsr(host, msr, value),
             (ExitReason::ApicAccess, Instruction::Write { offset, value }) => {
-                if let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic) {
-                    VirtualApic::new(page).set(ApicRegister::containing(offset), value);
+                let register = ApicRegister::containing(offset);
+                // Writes of the banks and of other read-only registers change nothing.
+                if let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic)
+                    && register.writable()
+                {
+                    VirtualApic::new(page).set(register, value);
+                    self.register_written(host, register);
                 }
-                self.register_written(host, ApicRegister::containing(offset));
             }
             (ExitReason::ApicWrite, _) => {
                 self.register_written(host, ApicRegister::containing(exit.qualification as u16));

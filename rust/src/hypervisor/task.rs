@@ -7,7 +7,6 @@ use super::policy::{HostVector, Platform, Routine};
 use super::setup::RESCHEDULE_VECTOR;
 use super::shared::{Mode, Requests, TaskState, VcpuWords};
 use super::vcpu::Vcpu;
-use crate::arch::apic_register::SpuriousVector;
 use crate::arch::{ApicMode, ApicRegister, vector};
 use crate::memory::Line;
 use crate::processor::{Harvest, VirtualApic, harvest};
@@ -220,13 +219,6 @@ impl Task {
         let served = apic.highest(ApicRegister::ISR).unwrap_or(0);
         let task = apic.get(ApicRegister::TPR) as u8;
         (vector::class(requested) > vector::class(served).max(vector::class(task))).then_some(requested)
-    }
-
-    /// Whether its local APIC is enabled by software.
-    #[must_use]
-    pub fn software_enabled<'m, H: Host<'m>>(&self, host: &H) -> bool {
-        let page = host.memory().page(self.vcpu.vp().vmcs.virtual_apic);
-        page.is_some_and(|page| SpuriousVector::from_bits(VirtualApic::new(page).get(ApicRegister::SVR)).enabled())
     }
 
     /// Before the vCPU may sleep: a look whether it can go on, then the policy's routine, which may say that it must not.

@@ -6,6 +6,8 @@ mod explain;
 mod outcome;
 mod parse;
 mod run;
+mod scenario;
+mod toml;
 mod vcpu;
 mod vm;
 
@@ -29,6 +31,10 @@ mod _core {
     use super::outcome::Outcome;
     #[pymodule_export]
     use super::run::{RunResult, run};
+    #[pymodule_export]
+    use super::scenario::{ScenarioResult, read_policy, run_scenario};
+    #[pymodule_export]
+    use super::toml::read_toml;
     #[pymodule_export]
     use super::vcpu::{Descriptor, Vcpu};
     #[pymodule_export]

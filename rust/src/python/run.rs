@@ -227,12 +227,12 @@ impl RunResult {
 
 /// What a signal handler raised since the last look: Ctrl-C.
 #[allow(clippy::redundant_closure_for_method_calls, reason = "the method itself is not general over lifetimes")]
-fn signal() -> Option<PyErr> {
+pub(super) fn signal() -> Option<PyErr> {
     Python::attach(|py| py.check_signals()).err()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-fn approximate(count: u64) -> f64 {
+pub(super) fn approximate(count: u64) -> f64 {
     count as f64
 }
 

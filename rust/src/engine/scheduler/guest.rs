@@ -3,7 +3,7 @@
 use super::pcpu::Pcpu;
 use super::runner::{Runner, Trail};
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
-use crate::arch::{AccessKind, ApicRegister, Exit, Icr};
+use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr};
 use crate::engine::machine::What;
 use crate::guest::{Action, Via, View};
 use crate::hypervisor::{Instruction, LOCAL_TIMER_VECTOR};
@@ -128,6 +128,10 @@ impl Pcpu<'_, '_> {
                 stopping: shared.stopping(),
             };
             let action = cursor.next(&vm.guest.code, view);
+            if mode == ApicMode::Disabled && reaches_page(action) {
+                // There is no APIC at that address now: what is written there is lost.
+                continue;
+            }
             if action == Action::Spin {
                 slice = slice.saturating_sub(SPIN_STEPS).max(1);
                 spins += 1;
@@ -272,6 +276,11 @@ impl Pcpu<'_, '_> {
             }
         }
     }
+}
+
+/// Whether it writes to the APIC page.
+const fn reaches_page(action: Action) -> bool {
+    matches!(action, Action::Write { .. } | Action::Send { via: Via::Mmio, .. })
 }
 
 /// STI; HLT.

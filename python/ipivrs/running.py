@@ -1,0 +1,114 @@
+"""`run`: recordings and scenarios."""
+
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from ipivrs.names import Apic, Pace
+from ipivrs.options import did_you_mean
+from ipivrs.results import RunResult, run_recording
+from ipivrs.scenario import Scenario
+from ipivrs.simulation import ScenarioResult
+
+_RECORDING_OPTIONS = ("apic", "apic_ids", "vcpus", "last_index", "pace", "ipi_virtualization", "process")
+_SCENARIO_OPTIONS = ("seconds", "policy", "seed", "engine")
+
+
+def shipped_scenarios() -> dict[str, str]:
+    """The texts of the shipped scenarios, by name."""
+    folder = files("ipivrs") / "scenarios"
+    found = {item.name.removesuffix(".toml"): item for item in folder.iterdir() if item.name.endswith(".toml")}
+    return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
+
+
+def shipped_path(name: str) -> str:
+    """Where a shipped scenario is."""
+    return str(files("ipivrs") / "scenarios" / f"{name}.toml")
+
+
+@overload
+def run(
+    what: Scenario,
+    *,
+    seconds: float | None = None,
+    policy: str | None = None,
+    seed: int | None = None,
+    engine: Literal["threads"] = "threads",
+) -> ScenarioResult: ...
+
+
+@overload
+def run(
+    what: "str | os.PathLike[str]",
+    *,
+    apic: Apic = "x2apic",
+    apic_ids: Sequence[int] | None = None,
+    vcpus: int | None = None,
+    last_index: int | None = None,
+    pace: Pace = "recorded",
+    ipi_virtualization: bool = True,
+    process: int | None = None,
+) -> RunResult: ...
+
+
+@overload
+def run(
+    what: "str | os.PathLike[str]",
+    *,
+    engine: Literal["threads"],
+    seconds: float | None = None,
+    policy: str | None = None,
+    seed: int | None = None,
+) -> ScenarioResult: ...
+
+
+def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult | ScenarioResult:
+    """Run a recording through the emulated processor, or a scenario on a machine of threads.
+
+    Args:
+        what: perf.data or a recording's text; or a scenario, as a `.toml` file or made in Python.
+        options: For recordings those of `run_recording` (apic, apic_ids, vcpus, last_index, pace, ipi_virtualization,
+            process). For scenarios `seconds` (how long endless loops go on), `policy` (a name or a path), `seed`, and
+            `engine` ("threads"; with it a type checker knows that a path is a scenario's).
+
+    Returns:
+        A `RunResult` for a recording, a `ScenarioResult` for a scenario. Ctrl-C ends a scenario with a partial result.
+
+    Raises:
+        RecordingError: The file is no recording, or has no IPIs in it.
+        ScenarioError: The scenario has a mistake: file, line, field, and what is allowed.
+        PolicyError: The policy has a mistake: file, line and column.
+        ValueError: An option is out of range.
+        TypeError: An option is not one of recordings, or of scenarios.
+    """
+    if isinstance(what, Scenario):
+        _check(options, _SCENARIO_OPTIONS, "a scenario")
+        return _run_scenario(what, **options)
+    if Path(os.fspath(what)).suffix == ".toml":
+        _check(options, _SCENARIO_OPTIONS, "a scenario")
+        return _run_scenario(Scenario.load(os.fspath(what)), **options)
+    _check(options, _RECORDING_OPTIONS, "a recording")
+    return run_recording(what, **options)
+
+
+def _run_scenario(
+    scenario: Scenario,
+    *,
+    seconds: float | None = None,
+    policy: str | None = None,
+    seed: int | None = None,
+    engine: str = "threads",
+) -> ScenarioResult:
+    if engine != "threads":
+        raise ValueError(f'engine must be "threads", not {engine!r}')
+    if seed is not None:
+        scenario = Scenario.model_validate({**dict(scenario), "seed": seed})
+    return scenario.run(seconds=seconds, policy=policy)
+
+
+def _check(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name} is no option of {what}{did_you_mean(name, list(known))}")

@@ -1,0 +1,265 @@
+"""Scenarios: a processor, a host, VMs with what their guests do, and what happens at random.
+
+The same in TOML and in Python; `Scenario.load` reads a file and names the line of every mistake.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from ipivrs.names import Apic, IdRewrite, ProcessorModel
+from ipivrs.scenario_text import load
+from ipivrs.simulation import ScenarioResult, simulate
+from ipivrs.statements import AnyStatement, Cycles, Table, VcpuNumber, Vector, lowered
+
+Count = Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
+Msr = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+
+_MOST_VCPUS = 65_536
+_RANGE_PARTS = 2
+
+
+class Processor(Table):
+    """The processor: a model by name, and values of capability MSRs that differ from it.
+
+    `procbased_ctls3` has IPI virtualization in bit 4 (IA32_VMX_PROCBASED_CTLS3, SDM appendix A.3.4).
+    """
+
+    model: ProcessorModel = "sapphire-rapids"
+    pinbased_ctls: Msr | None = None
+    procbased_ctls: Msr | None = None
+    procbased_ctls2: Msr | None = None
+    procbased_ctls3: Msr | None = None
+    max_phys_addr_bits: Annotated[int, Field(ge=36, le=52, strict=True)] | None = None
+
+
+class Host(Table):
+    """The host: pCPUs, their time slices, and KVM's module parameters.
+
+    `time_slice` is in steps of a guest. `policy` is the name of a shipped policy or the path of a file.
+    `apic_id_rewrite`: "inhibit" as KVM does, or "naive" as v4 of the series did.
+    """
+
+    pcpus: Annotated[int, Field(ge=1, le=256, strict=True)] = 2
+    time_slice: Annotated[int, Field(ge=1, le=2**32 - 1, strict=True)] = 10_000
+    apic: Apic = "x2apic"
+    policy: str = "kvm"
+    enable_apicv: bool = True
+    enable_ipiv: bool = True
+    apic_id_rewrite: IdRewrite = "inhibit"
+
+
+class Chaos(Table):
+    """What the host does at random: early ends of time slices, migration, APICv switched off and on, vCPUs added."""
+
+    preempt: bool = False
+    migrate: bool = False
+    toggle_apicv: bool = False
+    hot_add: Annotated[int, Field(ge=0, le=65_535, strict=True)] = 0
+
+
+class Ping(Table):
+    """kvm-unit-tests' vmexit/ipi: vCPU 0 sends to vCPU 1 and waits until it is handled."""
+
+    name: Literal["ping"] = "ping"
+    rounds: Count = 100_000
+    vector: Vector = 0xE0
+
+
+class IpiMicrobenchmark(Table):
+    """The IPI benchmark of ynorov@caviumnetworks.com: vCPU 0 sends and waits, the others are idle."""
+
+    name: Literal["ipi-microbenchmark"] = "ipi-microbenchmark"
+    case: Literal["dry-run", "self-ipi", "normal-ipi", "broadcast-ipi", "broadcast-lock"] = "normal-ipi"
+    rounds: Count = 100_000
+
+
+class TlbShootdown(Table):
+    """Every vCPU works (`work` cycles), then has all others flush (`flush` cycles) and waits for them."""
+
+    name: Literal["tlb-shootdown"] = "tlb-shootdown"
+    rounds: Count = 10_000
+    work: Cycles = 20_000
+    flush: Cycles = 500
+
+
+class Hackbench(Table):
+    """Message passing between pairs of vCPUs: an idle receiver gets a reschedule IPI."""
+
+    name: Literal["hackbench"] = "hackbench"
+    messages: Count = 50_000
+    work: Cycles = 2_000
+
+
+class Storm(Table):
+    """Everyone to everyone at random; without `rounds` until the run ends."""
+
+    name: Literal["storm"] = "storm"
+    rounds: Count | None = None
+    halts: bool = True
+    mode_switches: bool = False
+
+
+Workload = Annotated[Ping | IpiMicrobenchmark | TlbShootdown | Hackbench | Storm, Field(discriminator="name")]
+"""A ready-made guest."""
+
+
+def _numbers(value: Any) -> Any:  # noqa: ANN401
+    """VCPU numbers: one, a list, or ranges such as "0-3,8"."""
+    if isinstance(value, int):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        ends = part.strip().split("-")
+        if not all(end.strip().isdecimal() for end in ends) or len(ends) > _RANGE_PARTS:
+            raise PydanticCustomError(
+                "vcpus", 'must be numbers or ranges such as "0-3,8", not {value}', {"value": repr(value)}
+            )
+        first, last = int(ends[0]), int(ends[-1])
+        if last >= _MOST_VCPUS:
+            raise PydanticCustomError("vcpus", "vCPUs are numbered 0 to 65535")
+        numbers.extend(range(first, last + 1))
+    return numbers
+
+
+class Group(Table):
+    """vCPUs with one program."""
+
+    vcpus: Annotated[list[VcpuNumber], BeforeValidator(_numbers), Field(min_length=1)]
+    program: list[AnyStatement]
+
+
+class Handler(Table):
+    """What the guest does when a vector is delivered; without one it ends the interrupt (EOI)."""
+
+    vector: Vector
+    program: list[AnyStatement]
+
+
+class VM(Table):
+    """A VM. `max_vcpu_ids` is KVM_CAP_MAX_VCPU_ID, the size of its PID-pointer table; by default KVM's 4096.
+
+    `last_index` makes LAST_PID_POINTER_INDEX another than the table's last. With `assigned_device` KVM switches NV for
+    it whatever else it can do. With `wait_for_sipi` all vCPUs but the first wait for INIT and a start-up IPI.
+    """
+
+    vcpus: Annotated[int, Field(ge=1, le=_MOST_VCPUS, strict=True)] = 2
+    apic: Apic = "x2apic"
+    max_vcpu_ids: Annotated[int, Field(ge=1, le=_MOST_VCPUS, strict=True)] | None = None
+    last_index: Annotated[int, Field(ge=0, le=65_535, strict=True)] | None = None
+    assigned_device: bool = False
+    wait_for_sipi: bool = False
+    workload: Workload | None = None
+    group: list[Group] = Field(default=[])
+    handler: list[Handler] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VM":
+        if self.apic == "xapic" and self.vcpus > 255:  # noqa: PLR2004 (IDs 0 to 254; 255 is broadcast)
+            raise PydanticCustomError("vcpus", "vcpus must be 255 or less in xAPIC mode: its APIC IDs have 8 bits")
+        if self.max_vcpu_ids is not None and self.vcpus > self.max_vcpu_ids:
+            message = "vcpus ({vcpus}) must not exceed max_vcpu_ids ({max})"
+            raise PydanticCustomError("vcpus", message, {"vcpus": self.vcpus, "max": self.max_vcpu_ids})
+        for group in self.group:
+            highest = max(group.vcpus)
+            if highest >= self.vcpus:
+                message = "group names vCPU {highest}, and the VM has 0 to {last}"
+                raise PydanticCustomError("group", message, {"highest": highest, "last": self.vcpus - 1})
+        return self
+
+
+class Device(Table):
+    """A device that posts through the IOMMU from a thread of its own.
+
+    `vcpu`: one, or all in turn. `posts`: how many, or until the run ends. `gap`: spins between two. An `urgent`
+    interrupt does not ask SN.
+    """
+
+    vm: Annotated[int, Field(ge=0, le=255, strict=True)] = 0
+    vcpu: VcpuNumber | None = None
+    vectors: list[Annotated[int, Field(ge=16, le=255, strict=True)]] = Field(default=[0x61], min_length=1)
+    posts: Count | None = None
+    urgent: bool = False
+    gap: Annotated[int, Field(ge=0, le=2**31, strict=True)] = 100
+
+
+class Scenario(Table):
+    """A machine and its guests.
+
+    ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload={"name": "storm"})], seconds=2).run()
+
+    `seconds`: after so long endless loops end; without it, and without an endless loop, the programs end the run.
+
+    Raises:
+        pydantic.ValidationError: A `ValueError`; a field is missing, unknown or out of its range.
+    """
+
+    title: str = ""
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)] = 1
+    seconds: Seconds | None = None
+    processor: Processor = Processor()
+    host: Host = Host()
+    chaos: Chaos = Chaos()
+    vm: list[VM] = Field(min_length=1)
+    device: list[Device] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _devices_have_targets(self) -> "Scenario":
+        for device in self.device:
+            if device.vm >= len(self.vm):
+                message = "device.vm must be 0 to {last}, not {vm}"
+                raise PydanticCustomError("device", message, {"last": len(self.vm) - 1, "vm": device.vm})
+            if device.vcpu is not None and device.vcpu >= self.vm[device.vm].vcpus:
+                message = "device.vcpu must be 0 to {last}, not {vcpu}"
+                context = {"last": self.vm[device.vm].vcpus - 1, "vcpu": device.vcpu}
+                raise PydanticCustomError("device", message, context)
+        return self
+
+    @classmethod
+    def load(cls, path: "str | Path") -> "Scenario":
+        """Read a scenario from a TOML file.
+
+        Raises:
+            ScenarioError: The file, the line, the field, and what is allowed.
+        """
+        return load(cls, Path(path))
+
+    def run(self, *, seconds: float | None = None, policy: str | None = None) -> ScenarioResult:
+        """Run it on threads.
+
+        Args:
+            seconds: After so many seconds endless loops end; by default the scenario's own `seconds`.
+            policy: Name of a shipped policy or path of a file; by default the scenario's own.
+
+        Raises:
+            PolicyError: The policy has a mistake: file, line and column.
+            ValueError: The machine is impossible, or would never end.
+        """
+        limit = self.seconds if seconds is None else seconds
+        return simulate(self.description(), self.title, policy or self.host.policy, limit)
+
+    def description(self) -> str:
+        """The scenario as the core reads it."""
+        whole = self.model_dump(exclude={"title", "seconds", "vm"})
+        whole["host"].pop("policy")
+        whole["vm"] = [_vm_description(vm) for vm in self.vm]
+        return json.dumps(whole)
+
+
+def _vm_description(vm: VM) -> dict[str, Any]:
+    names: dict[str, int] = {}
+
+    def number(name: str) -> int:
+        # 0 and 1 are for ready-made guests.
+        return names.setdefault(name, len(names) + 2)
+
+    whole = vm.model_dump(exclude={"group", "handler"})
+    groups = [{"vcpus": group.vcpus, "program": lowered(group.program, number)} for group in vm.group]
+    handlers = [{"vector": handler.vector, "program": lowered(handler.program, number)} for handler in vm.handler]
+    return whole | {"group": groups, "handler": handlers}

@@ -1,0 +1,127 @@
+"""From a TOML file to a checked model, with the place of every mistake."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ipivrs import _core
+from ipivrs.options import did_you_mean
+
+_MOST_MISTAKES = 5
+_BOUNDS = {
+    "greater_than_equal": ("ge", "{} or more"),
+    "less_than_equal": ("le", "{} or less"),
+    "multiple_of": ("multiple_of", "a multiple of {}"),
+}
+_TYPES = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text in quotes",
+    "list_type": "a list in square brackets",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "dict_type": "a table",
+    "too_short": "a list with something in it",
+}
+
+_NOTHING = object()
+
+Path_ = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ScenarioError(ValueError):
+    """A scenario that cannot be used. The message names the file, the line, the field, and what is allowed."""
+
+
+def load(model: type[Model], path: Path) -> Model:
+    """Read a model from a TOML file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: it is not UTF-8 text, and a scenario is TOML") from error
+    try:
+        table, lines = _core.read_toml(text)
+    except ValueError as error:
+        raise ScenarioError(f"{path}:{error}") from error
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise ScenarioError(_mistakes(path, error, dict(lines), table)) from error
+
+
+def _mistakes(path: Path, error: ValidationError, lines: dict[Path_, int], table: dict[str, Any]) -> str:
+    found: dict[str, None] = {}
+    for mistake in error.errors(include_url=False):
+        where = _place_in(mistake["loc"], table)
+        if mistake["type"] == "unknown_key":
+            where = (*where, mistake["ctx"]["raw"])
+        line = next((lines[where[:end]] for end in range(len(where), 0, -1) if where[:end] in lines), 1)
+        found[f"{path}:{line}: {_field(where)}{_what(dict(mistake))}"] = None
+    messages = list(found)
+    rest = len(messages) - _MOST_MISTAKES
+    return "\n".join(messages[:_MOST_MISTAKES] + ([f"and {rest} more"] if rest > 0 else []))
+
+
+def _place_in(location: Path_, table: dict[str, Any]) -> Path_:
+    """The part of a location that is in the file: pydantic puts the names of union members in between."""
+    place: list[str | int] = []
+    value: Any = table
+    for part in location:
+        inside = _inside(value, part)
+        if inside is not _NOTHING:
+            value = inside
+            place.append(part)
+        elif part == location[-1] and isinstance(value, dict):
+            # What is missing is named, though it has no line of its own.
+            place.append(part)
+    return tuple(place)
+
+
+def _inside(value: object, part: str | int) -> object:
+    if isinstance(value, dict):
+        return value.get(part, _NOTHING)
+    if isinstance(value, list) and isinstance(part, int) and part < len(value):
+        return value[part]
+    return _NOTHING
+
+
+def _field(where: Path_) -> str:
+    name = ""
+    for part in where:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    return f"{name}: " if name else ""
+
+
+def _what(mistake: dict[str, Any]) -> str:
+    if mistake["type"] == "unknown_key":
+        return f"no such field{mistake['ctx']['hint']}"
+    kind, context, given = mistake["type"], mistake.get("ctx", {}), mistake.get("input")
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"must be {words.format(context[name])}, not {given}"
+    if kind in _TYPES:
+        return f"must be {_TYPES[kind]}, not {_shown(given)}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        known = [
+            word.strip("' ")
+            for word in context.get("expected", context.get("expected_tags", "")).replace(" or ", ", ").split(",")
+        ]
+        word = given.get("name", given) if isinstance(given, dict) else given
+        return f"must be one of {', '.join(known)}, not {_shown(word)}{did_you_mean(str(word), known)}"
+    if kind in ("missing", "union_tag_not_found"):
+        return "a field is missing: name" if kind == "union_tag_not_found" else "it is missing, and must be given"
+    message = str(mistake["msg"])
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."  # noqa: PLR2004

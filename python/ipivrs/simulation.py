@@ -1,0 +1,149 @@
+"""What came of a scenario, and the way there."""
+
+from functools import cached_property
+from typing import Any, TypedDict, cast
+
+from ipivrs import _core
+from ipivrs.policies import find
+from ipivrs.results import Exit, Notifications, Violation
+
+
+class ScenarioCounters(TypedDict):
+    """What became of the interrupts.
+
+    `total` is the sum of `virtualized` to `wild`, the fates of the IPIs that guests sent. `posted` is what was posted
+    for vCPUs: `virtualized` + `self` + `software_posts` + `device_posts`; it is always `delivered` + `coalesced` +
+    `discarded` + `pending`. `discarded` went with the state of a local APIC that was reset or disabled, `dropped`
+    found no destination, `signalled` are NMIs, SMIs, INITs, start-up IPIs and illegal vectors handed over.
+    """
+
+    total: int
+    virtualized: int
+    self: int
+    exited: int
+    faulted: int
+    escaped: int
+    wild: int
+    software_posts: int
+    device_posts: int
+    posted: int
+    delivered: int
+    coalesced: int
+    discarded: int
+    pending: int
+    dropped: int
+    signalled: int
+    nmis: int
+
+
+class Scheduling(TypedDict):
+    """What the scheduler did."""
+
+    entries: int
+    preemptions: int
+    migrations: int
+    blocks: int
+    wakeups: int
+    spurious_wakeups: int
+    apicv_changes: int
+
+
+class PidTable(TypedDict):
+    """A PID-pointer table as the kernel allocates it: 2**order pages of 4 KiB."""
+
+    entries: int
+    order: int
+    bytes: int
+
+
+class VmOutcome(TypedDict):
+    """A VM at the end. `inhibits` are the reasons against APICv, by KVM's names."""
+
+    vcpus: int
+    table: PidTable
+    last_index: int
+    ipi_virtualization: bool
+    apicv: bool
+    inhibits: list[str]
+
+
+class ScenarioResult:
+    """What came of a scenario; `as_dict` is the JSON that `ipivrs run --json` prints."""
+
+    def __init__(self, core: _core.ScenarioResult, title: str) -> None:
+        """Wrap what the core returned; made by `Scenario.run`, not by hand."""
+        self._core = core
+        self.title = title
+
+    @cached_property
+    def _dict(self) -> dict[str, Any]:
+        return self._core.as_dict()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole result in plain types, ready for `json.dumps`. A fresh copy each time."""
+        return {"title": self.title, **self._core.as_dict()}
+
+    @property
+    def counters(self) -> ScenarioCounters:
+        """What became of the interrupts, in numbers."""
+        return cast("ScenarioCounters", self._dict["ipis"])
+
+    @property
+    def exits(self) -> list[Exit]:
+        """VM exits by reason, qualification and clause, most frequent first."""
+        return cast("list[Exit]", self._dict["exits"])
+
+    @property
+    def notifications(self) -> Notifications:
+        """What became of the posted-interrupt notifications, in numbers."""
+        return cast("Notifications", self._dict["notifications"])
+
+    @property
+    def scheduling(self) -> Scheduling:
+        """What the scheduler did, in numbers."""
+        return cast("Scheduling", self._dict["scheduling"])
+
+    @property
+    def vms(self) -> list[VmOutcome]:
+        """The VMs at the end."""
+        return cast("list[VmOutcome]", self._dict["vms"])
+
+    @property
+    def violations(self) -> list[Violation]:
+        """What must never happen and did; empty when all is well."""
+        return cast("list[Violation]", self._dict["violations"])
+
+    @property
+    def partial(self) -> bool:
+        """Ctrl-C ended the run."""
+        return cast("bool", self._dict["partial"])
+
+    @property
+    def policy(self) -> str:
+        """The policy that it ran under."""
+        return cast("str", self._dict["policy"])
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran, set-up not included."""
+        return cast("float", self._dict["seconds"])
+
+    @property
+    def ipis_per_second(self) -> float:
+        """IPIs per second of `seconds`."""
+        return cast("float", self._dict["ipis_per_second"])
+
+    def __repr__(self) -> str:
+        """One line: the totals."""
+        counts = self.counters
+        partial = "partial, " if self.partial else ""
+        return (
+            f"<ScenarioResult {self.title or 'untitled'}: {partial}{counts['total']} IPIs, "
+            f"{counts['virtualized']} virtualized, {counts['self']} self, {counts['exited']} exited, "
+            f"{counts['delivered']} delivered, {len(self.violations)} violations>"
+        )
+
+
+def simulate(description: str, title: str, policy: str, seconds: float | None) -> ScenarioResult:
+    """Run a scenario that the core can read, under a policy by name or by path."""
+    return ScenarioResult(_core.run_scenario(description, find(policy).text, seconds=seconds), title)

@@ -1,0 +1,205 @@
+//! `run_scenario`: a machine of VMs and pCPUs on threads.
+
+use super::dicts::dict;
+use super::run::{approximate, signal};
+use crate::engine::machine::{MachineRun, VmResult};
+use crate::engine::scheduler::{self, Watch};
+use crate::hypervisor::Inhibit;
+use crate::hypervisor::policy::Policy;
+use crate::record::Fate;
+use crate::scenario::{Scenario, ScenarioError};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use std::time::Duration;
+
+/// Runs a scenario on the threads engine.
+///
+/// Args:
+///     description: The scenario as `ipivrs.Scenario` writes it, JSON.
+///     policy: Text of the policy.
+///     seconds: After so many seconds endless loops end.
+///
+/// Raises:
+///     ValueError: The scenario or the policy cannot be used.
+#[pyfunction]
+#[pyo3(signature = (description, policy, *, seconds=None))]
+pub(super) fn run_scenario(
+    py: Python<'_>,
+    description: &str,
+    policy: &str,
+    seconds: Option<f64>,
+) -> PyResult<ScenarioResult> {
+    let bad = |error: ScenarioError| PyValueError::new_err(error.to_string());
+    let time = seconds.map(Duration::try_from_secs_f64).transpose();
+    let time = time.map_err(|_| PyValueError::new_err("seconds must be 0 or more, and finite"))?;
+    let scenario = Scenario::from_json(description).map_err(bad)?;
+    let policy = Policy::parse(policy).map_err(ScenarioError::from).map_err(bad)?;
+    let name = policy.name.clone();
+    let machine = scenario.machine(policy).map_err(bad)?;
+    if time.is_none() && !machine.ends() {
+        return Err(bad(ScenarioError::Endless));
+    }
+    let mut interrupt: Option<PyErr> = None;
+    let run = py
+        .detach(|| {
+            let mut keep_going = || {
+                if interrupt.is_none() {
+                    interrupt = signal();
+                }
+                interrupt.is_none()
+            };
+            scheduler::run(&machine, Watch { time, keep_going: &mut keep_going })
+        })
+        .map_err(|error| bad(error.into()))?;
+    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted: interrupt.is_some() })
+}
+
+/// The name and the source of a policy.
+///
+/// Raises:
+///     ValueError: It has a mistake: "LINE:COLUMN: what is wrong".
+#[pyfunction]
+pub(super) fn read_policy(text: &str) -> PyResult<(String, String)> {
+    let policy = Policy::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok((policy.name, policy.source))
+}
+
+/// What came of a scenario.
+#[pyclass(frozen, module = "ipivrs._core")]
+pub(super) struct ScenarioResult {
+    run: MachineRun,
+    policy: String,
+    seed: u64,
+    interrupted: bool,
+}
+
+#[pymethods]
+impl ScenarioResult {
+    /// Ctrl-C ended the run; what it has is partial.
+    #[getter]
+    fn interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// Everything, in plain types: what `ipivrs run --json` prints.
+    fn as_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let account = &self.run.account;
+        let counts = account.counts;
+        let fate = |fate: Fate| counts.fates[usize::from(fate.code()) % Fate::ALL.len()];
+        let total: u64 = counts.fates.iter().sum();
+        let notifications = account.notifications;
+        let scheduling = account.scheduling;
+        let seconds = self.run.elapsed.as_secs_f64();
+        Ok(dict!(py,
+            "ipis" => dict!(py,
+                "total" => total,
+                "virtualized" => fate(Fate::Virtualized),
+                "self" => fate(Fate::SelfIpi),
+                "exited" => fate(Fate::Exited),
+                "faulted" => fate(Fate::Faulted),
+                "escaped" => fate(Fate::Escaped),
+                "wild" => fate(Fate::Violation),
+                "software_posts" => counts.software_posts,
+                "device_posts" => counts.device_posts,
+                "posted" => account.posts(),
+                "delivered" => counts.delivered,
+                "coalesced" => counts.coalesced,
+                "discarded" => counts.discarded,
+                "pending" => self.run.pending,
+                "dropped" => counts.dropped,
+                "signalled" => counts.signalled,
+                "nmis" => counts.nmis,
+            ),
+            "exits" => self.exits(py)?,
+            "faults" => self.faults(py)?,
+            "notifications" => dict!(py,
+                "sent" => notifications.sent,
+                "suppressed" => notifications.suppressed,
+                "coalesced" => notifications.coalesced,
+                "spurious" => notifications.spurious,
+            ),
+            "scheduling" => dict!(py,
+                "entries" => scheduling.entries,
+                "preemptions" => scheduling.preemptions,
+                "migrations" => scheduling.migrations,
+                "blocks" => scheduling.blocks,
+                "wakeups" => scheduling.wakeups,
+                "spurious_wakeups" => scheduling.spurious_wakeups,
+                "apicv_changes" => scheduling.apicv_changes,
+            ),
+            "vms" => self.vms(py)?,
+            "violations" => self.violations(py)?,
+            "partial" => self.run.partial,
+            "unfinished" => self.run.unfinished,
+            "engine" => "threads",
+            "seed" => self.seed,
+            "policy" => &self.policy,
+            "seconds" => seconds,
+            "ipis_per_second" => if seconds > 0.0 { approximate(total) / seconds } else { 0.0 },
+            "version" => env!("CARGO_PKG_VERSION"),
+        ))
+    }
+}
+
+impl ScenarioResult {
+    fn exits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let mut exits: Vec<_> = self.run.account.exits.iter().collect();
+        exits.sort_by_key(|(exit, count)| (std::cmp::Reverse(**count), exit.reason, exit.qualification, exit.clause));
+        let list = PyList::empty(py);
+        for (exit, count) in exits {
+            list.append(dict!(py,
+                "reason" => exit.reason.number(),
+                "qualification" => exit.qualification,
+                "name" => exit.reason.name(),
+                "clause" => exit.clause.to_string(),
+                "count" => count,
+            ))?;
+        }
+        Ok(list)
+    }
+
+    fn faults<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let mut faults: Vec<_> = self.run.account.faults.iter().collect();
+        faults.sort();
+        let list = PyList::empty(py);
+        for (clause, count) in faults {
+            list.append(dict!(py, "clause" => clause.to_string(), "count" => count))?;
+        }
+        Ok(list)
+    }
+
+    fn violations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for violation in &self.run.violations {
+            list.append(dict!(py,
+                "kind" => violation.kind,
+                "vcpu" => violation.vcpu,
+                "message" => &violation.message,
+            ))?;
+        }
+        let more = self.run.account.more_violations;
+        if more > 0 {
+            list.append(
+                dict!(py, "kind" => "more", "vcpu" => py.None(), "message" => format!("{more} more violations")),
+            )?;
+        }
+        Ok(list)
+    }
+
+    fn vms<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for vm in &self.run.vms {
+            let VmResult { vcpus, table, last_index, ipi_virtualization, apicv, inhibits } = vm;
+            list.append(dict!(py,
+                "vcpus" => vcpus,
+                "table" => dict!(py, "entries" => table.entries, "order" => table.order, "bytes" => table.bytes),
+                "last_index" => last_index,
+                "ipi_virtualization" => ipi_virtualization,
+                "apicv" => apicv,
+                "inhibits" => inhibits.iter().map(|inhibit| Inhibit::name(*inhibit)).collect::<Vec<_>>(),
+            ))?;
+        }
+        Ok(list)
+    }
+}

@@ -1,0 +1,148 @@
+"""Scenario files: what is read, and what every mistake says."""
+
+from pathlib import Path
+
+import pytest
+
+import ipivrs
+from conftest import Shell
+from ipivrs.running import shipped_scenarios
+
+FINITE = '[[vm]]\nworkload = { name = "ping", rounds = 10 }\n'
+
+
+def mistake(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    with pytest.raises(ipivrs.ScenarioError) as caught:
+        ipivrs.Scenario.load(file)
+    return str(caught.value).replace(f"{file}:", "a.toml:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[vm]]\nvcpus = 0\n", "a.toml:2: vm[0].vcpus: must be 1 or more, not 0"),
+        ("[[vm]]\nvcpus = 70000\n", "a.toml:2: vm[0].vcpus: must be 65536 or less, not 70000"),
+        ("[[vm]]\nvcpsu = 3\n", "a.toml:2: vm[0].vcpsu: no such field; did you mean vcpus?"),
+        ("vm = 3\n", "a.toml:1: vm: must be a list in square brackets, not 3"),
+        ("", "a.toml:1: vm: it is missing, and must be given"),
+        ('[[vm]]\nvcpus = "a"\n', "a.toml:2: vm[0].vcpus: must be a whole number, not 'a'"),
+        ("[[vm]]\nvcpus = true\n", "a.toml:2: vm[0].vcpus: must be a whole number, not True"),
+        ('[[vm]]\nworkload = { name = "strom" }\n', "did you mean storm?"),
+        ('[[vm]]\napic = "apic"\n', "a.toml:2: vm[0].apic: must be one of x2apic, xapic, not 'apic'; did you mean"),
+        ('[processor]\nmodel = "ice"\n[[vm]]\n', "a.toml:2: processor.model: must be one of sapphire-rapids, ice-lake"),
+        ("[host\n", "a.toml:1:6: unclosed table"),
+        ("a = 1\na = 2\n", "a.toml:2:1: duplicate key"),
+        ("seed = -1\n[[vm]]\n", "a.toml:1: seed: must be 0 or more, not -1"),
+        ('[[vm]]\nvcpus = 300\napic = "xapic"\n', "vcpus must be 255 or less in xAPIC mode"),
+        ("[[vm]]\nvcpus = 9\nmax_vcpu_ids = 8\n", "vcpus (9) must not exceed max_vcpu_ids (8)"),
+        ("[[vm]]\n[[device]]\nvm = 3\n", "device.vm must be 0 to 0, not 3"),
+        ("[[vm]]\n[[device]]\nvectors = [3]\n", "a.toml:3: device[0].vectors[0]: must be 16 or more, not 3"),
+        ('[[vm]]\n[[vm.group]]\nvcpus = "0-9"\nprogram = []\n', "group names vCPU 9, and the VM has 0 to 1"),
+        ('[[vm]]\n[[vm.group]]\nvcpus = "x"\nprogram = []\n', 'must be numbers or ranges such as "0-3,8"'),
+    ],
+)
+def test_a_mistake_has_file_line_field_and_what_is_allowed(tmp_path: Path, text: str, message: str) -> None:
+    assert message in mistake(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ('"htl"', "program[0]: no statement 'htl'; did you mean hlt?"),
+        ("{ sned = 3 }", "program[0]: no statement 'sned'; did you mean send?"),
+        ("7", "program[0]: no statement 7: it is one of hlt, eoi"),
+        ("{ send = 300, to = 1 }", "program[0].send: must be 255 or less, not 300"),
+        ("{ send = 3 }", "give to (a vCPU, next, random, others) or dest"),
+        ('{ send = 3, to = 1, mode = "fix" }', "did you mean fixed?"),
+        ("{ loop = 3, body = [] }", "program[0].body: must be a list with something in it"),
+        ("{ loop = 3, body = [{ compute = -1 }] }", "program[0].body[0].compute: must be 0 or more, not -1"),
+        ("{ register = 0x21, value = 0 }", "program[0].register: must be a multiple of 16, not 33"),
+        ("{ compute = 3, too = 4 }", "program[0].too: no such field"),
+    ],
+)
+def test_mistakes_in_programs(tmp_path: Path, statement: str, message: str) -> None:
+    text = f"[[vm]]\n[[vm.group]]\nvcpus = 0\nprogram = [{statement}]\n"
+    found = mistake(tmp_path, text)
+    assert found.startswith("a.toml:4: vm[0].group[0].")
+    assert message in found
+
+
+def test_many_mistakes_are_shown_together_and_counted(tmp_path: Path) -> None:
+    lines = mistake(tmp_path, "[[vm]]\nvcpus = 0\n" * 8).splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "and 3 more"
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ipivrs.ScenarioError, match="No such file"):
+        ipivrs.Scenario.load(tmp_path / "no.toml")
+    binary = tmp_path / "b.toml"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(ipivrs.ScenarioError, match="not UTF-8"):
+        ipivrs.Scenario.load(binary)
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_the_shipped_scenarios_are_read(tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.toml"
+    file.write_text(shipped_scenarios()[name])
+    assert ipivrs.Scenario.load(file).title
+
+
+def test_the_shell_refuses_and_runs_nothing(tmp_path: Path, shell: Shell) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text(FINITE)
+    bad.write_text("[[vm]]\nvcpus = 0\n")
+    result = shell("run", good, bad)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {bad}:2: vm[0].vcpus: must be 1 or more, not 0\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy", "kmv"], "did you mean kvm?"),
+        (["--policy", "nosuch"], "shipped are kvm, kvm-5.14, kvm-pre-ipiv, kvm-sn-in-host"),
+        (["--seconds", "x"], "--seconds must be a number"),
+        (["--seconds", "-1"], "--seconds must be a number"),
+        (["--seconds", "nan"], "--seconds must be a number"),
+        (["--seed", "-1"], "--seed must be 0 to"),
+        (["--pace", "free"], "--pace is an option of recordings"),
+        (["--no-ipiv"], "--no-ipiv is an option of recordings"),
+    ],
+)
+def test_options_that_cannot_be_used(tmp_path: Path, shell: Shell, options: list[str], message: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(FINITE)
+    result = shell("run", file, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+
+
+def test_a_policy_with_a_mistake_names_its_place(tmp_path: Path, shell: Shell) -> None:
+    file, policy = tmp_path / "a.toml", tmp_path / "x.policy"
+    file.write_text(FINITE)
+    policy.write_text("policy x\n  laod: fence\n")
+    result = shell("run", file, "--policy", policy)
+    assert result.exit_code == 2
+    assert result.stderr == f'error: {policy}:2:3: no routine "laod"; did you mean load?\n'
+    file.write_text(f'[host]\npolicy = "kmv"\n{FINITE}')
+    assert "host.policy: no policy 'kmv'" in shell("run", file).stderr
+
+
+def test_what_would_never_end_is_refused(tmp_path: Path, shell: Shell) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('[[vm]]\nworkload = { name = "storm" }\n')
+    result = shell("run", file)
+    assert result.exit_code == 2
+    assert "for how many seconds" in result.stderr
+    assert shell("run", file, "--seconds", "0.1").exit_code == 0
+
+
+def test_a_shipped_scenario_is_found_by_its_name(shell: Shell) -> None:
+    result = shell("run", "nowhere/storm.toml")
+    assert result.exit_code == 2
+    assert "the shipped scenario of this name is" in result.stderr
