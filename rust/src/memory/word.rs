@@ -172,7 +172,10 @@ impl Word for loom::sync::atomic::AtomicU64 {
     }
 
     fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-        self.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+        let found = self.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)?;
+        // loom takes a sequentially consistent operation for an acquiring and releasing one.
+        Self::fence();
+        Ok(found)
     }
 
     fn fence() {
