@@ -57,6 +57,8 @@ pub enum Event {
         slot: u32,
         /// What moved.
         harvest: Harvest,
+        /// Vectors that VIRR had already, a bit each.
+        merged: [u64; 4],
     },
     /// Interrupts that were pending are gone: the local APIC was reset or disabled.
     Discarded {

@@ -147,12 +147,13 @@ impl<'m, H: Host<'m>> Platform for Routines<'_, 'm, H> {
 fn sync_pir_to_irr<'m, H: Host<'m>>(host: &mut H, task: &mut Task, pid: &Line<H::W>) {
     let Some(page) = host.memory().page(task.vcpu.vp().vmcs.virtual_apic) else { return };
     let apic = VirtualApic::new(page);
-    let moved = harvest(pid, apic);
+    let mut merged = [0; 4];
+    let moved = harvest(pid, apic, &mut merged);
     if task.vcpu.apicv().active {
         task.vcpu.vp_mut().vmcs.rvi = apic.highest(ApicRegister::IRR).unwrap_or(0);
     }
     if moved != Harvest::default() {
-        host.note(Event::Harvested { slot: task.slot, harvest: moved });
+        host.note(Event::Harvested { slot: task.slot, harvest: moved, merged });
     }
 }
 

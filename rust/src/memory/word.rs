@@ -3,8 +3,7 @@
 //! Every atomic act of processor and hypervisor is one call of this trait, so that the same code runs on real atomics
 //! (threads), on `Cell` (one simulation, one thread) and on loom's atomics (exhaustive tests).
 //!
-//! Orderings, once for all: read-modify-write operations are sequentially consistent, as a locked instruction is on
-//! x86; `load` acquires and `store` releases, as plain moves do there. A plain store followed by a load of another word
+//! Orderings, once for all: a read-modify-write operation is a full barrier, as a locked instruction is on x86; `load` acquires and `store` releases, as plain moves do there. A plain store followed by a load of another word
 //! may be seen the other way round (store buffering): where a protocol needs more, it says so with [`Word::fence`].
 
 use std::cell::Cell;
@@ -38,6 +37,16 @@ pub trait Word: Sized {
     fn fence();
 }
 
+/// Makes the operation that has just been done a full barrier, as a locked instruction is on x86; elsewhere it takes a
+/// fence before a later load of another word.
+#[inline]
+fn locked<T>(result: T) -> T {
+    if !cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
+        fence(Ordering::SeqCst);
+    }
+    result
+}
+
 impl Word for AtomicU64 {
     const SLACK: usize = super::PAGE_WORDS;
 
@@ -57,27 +66,27 @@ impl Word for AtomicU64 {
 
     #[inline]
     fn fetch_or(&self, bits: u64) -> u64 {
-        AtomicU64::fetch_or(self, bits, Ordering::SeqCst)
+        locked(AtomicU64::fetch_or(self, bits, Ordering::SeqCst))
     }
 
     #[inline]
     fn fetch_and(&self, bits: u64) -> u64 {
-        AtomicU64::fetch_and(self, bits, Ordering::SeqCst)
+        locked(AtomicU64::fetch_and(self, bits, Ordering::SeqCst))
     }
 
     #[inline]
     fn fetch_add(&self, value: u64) -> u64 {
-        AtomicU64::fetch_add(self, value, Ordering::SeqCst)
+        locked(AtomicU64::fetch_add(self, value, Ordering::SeqCst))
     }
 
     #[inline]
     fn swap(&self, value: u64) -> u64 {
-        AtomicU64::swap(self, value, Ordering::SeqCst)
+        locked(AtomicU64::swap(self, value, Ordering::SeqCst))
     }
 
     #[inline]
     fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-        AtomicU64::compare_exchange(self, current, new, Ordering::SeqCst, Ordering::SeqCst)
+        locked(AtomicU64::compare_exchange(self, current, new, Ordering::SeqCst, Ordering::SeqCst))
     }
 
     #[inline]

@@ -54,9 +54,11 @@ impl<'m, W: Word> LocalApic<'m, W> {
     #[inline]
     #[must_use]
     pub fn deliverable(&self) -> Option<u8> {
-        let requested = highest(std::array::from_fn(|i| self.requests[i].load()))?;
-        let masked = highest(self.in_service).is_some_and(|served| vector::class(served) >= vector::class(requested));
-        (!masked).then_some(requested)
+        let requested = (0..PIR_WORDS).rev().find_map(|i| vector::highest_in_word(i, self.requests[i].load()))?;
+        let floor = VectorBit::of(vector::class_floor(requested));
+        let same_word = self.in_service[floor.word()] & !(floor.word_mask() - 1);
+        let higher = self.in_service.iter().skip(floor.word() + 1).fold(same_word, |all, word| all | word);
+        (higher == 0).then_some(requested)
     }
 
     /// Takes the highest request whose class is above everything in service, and puts it in service.
@@ -74,6 +76,13 @@ impl<'m, W: Word> LocalApic<'m, W> {
         let bit = VectorBit::of(vector);
         self.requests[bit.word()].fetch_and(!bit.word_mask());
         self.in_service[bit.word()] |= bit.word_mask();
+    }
+
+    /// The same, with the EOI for it.
+    #[inline]
+    pub(super) fn take_and_end(&mut self, vector: u8) {
+        let bit = VectorBit::of(vector);
+        self.requests[bit.word()].fetch_and(!bit.word_mask());
     }
 
     /// EOI: the highest interrupt in service is done.

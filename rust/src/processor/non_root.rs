@@ -19,8 +19,9 @@ pub enum Activity {
     WaitForSipi,
 }
 
-/// One VMCS and the guest state that interrupts depend on. It moves with the vCPU.
+/// One VMCS and the guest state that interrupts depend on. It moves with the vCPU, and shares no cache line with another.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct VirtualProcessor {
     /// The VMCS. Controls take effect at the next VM entry.
     pub vmcs: Vmcs,
@@ -37,6 +38,8 @@ pub struct VirtualProcessor {
     /// The TPR threshold is to be looked at once, right after VM entry (27.7.7).
     pub(super) threshold_due: bool,
     pub(super) controls: Controls,
+    /// Vectors that posted-interrupt processing found in VIRR already, since somebody last asked.
+    pub(super) merged: [u64; 4],
 }
 
 /// The controls as the last VM entry took them, each already gated by the bits that activate its word.
@@ -91,7 +94,14 @@ impl VirtualProcessor {
             recognized: false,
             threshold_due: false,
             controls: Controls::default(),
+            merged: [0; 4],
         }
+    }
+
+    /// Takes the vectors, a bit each, that posted-interrupt processing found in VIRR already: two interrupts of each
+    /// became one.
+    pub fn take_merged(&mut self) -> [u64; 4] {
+        std::mem::take(&mut self.merged)
     }
 
     /// Whether a pending virtual interrupt is recognized (30.2.1).

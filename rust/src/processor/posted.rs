@@ -17,8 +17,6 @@ pub struct Harvest {
     pub taken: u32,
     /// Of these, how many VIRR had already: two interrupts became one.
     pub merged: u32,
-    /// Which those are, a bit each.
-    pub merged_vectors: [u64; PIR_WORDS],
     /// The highest vector taken, or none if PIR was empty.
     pub highest: Option<u8>,
 }
@@ -40,8 +38,10 @@ pub enum ExternalInterrupt {
 }
 
 /// VIRR |= PIR, PIR := 0, each 64 bits on their own. (30.6 step 5) Software that syncs PIR does the same.
+///
+/// Vectors that VIRR had already are added to `merged`.
 #[inline]
-pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>) -> Harvest {
+pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>, merged: &mut [u64; PIR_WORDS]) -> Harvest {
     let mut all = Harvest::default();
     for group in 0..PIR_WORDS {
         let bits = descriptor::take_requests(pid, group);
@@ -55,7 +55,7 @@ pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>) -> Harvest {
             let before = apic.get(register);
             if before & bits != 0 {
                 all.merged += count(u64::from(before & bits));
-                all.merged_vectors[group] |= word_of_banks(half, before & bits);
+                merged[group] |= word_of_banks(half, before & bits);
             }
             apic.set(register, before | bits);
         }
@@ -90,32 +90,31 @@ impl<W: Word> NonRoot<'_, W> {
         if !controls.acknowledge_on_exit {
             return ExternalInterrupt::Exit(self.external_interrupt_exit(Clause::ExternalInterruptExiting), None);
         }
-        // Step 1.
-        local.take(vector);
-        // Step 2.
+        // Step 2. (What exits is acknowledged as step 1 says.)
         if !controls.posted_interrupts {
+            local.take(vector);
             return ExternalInterrupt::Exit(
                 self.external_interrupt_exit(Clause::ExternalInterruptExiting),
                 Some(vector),
             );
         }
         if u16::from(vector) != self.vp.vmcs.notification_vector {
+            local.take(vector);
             return ExternalInterrupt::Exit(
                 self.external_interrupt_exit(Clause::NotTheNotificationVector),
                 Some(vector),
             );
         }
+        // Steps 1 and 4: nothing can come between them that would see the vector in service.
+        local.take_and_end(vector);
         let Some(pid) = self.own else {
-            local.eoi();
             let address = self.vp.vmcs.descriptor;
             return ExternalInterrupt::Violation(Violation::OwnDescriptor { address });
         };
         // Step 3.
         descriptor::clear_outstanding(pid);
-        // Step 4.
-        local.eoi();
         // Step 5.
-        let harvest = harvest(pid, self.apic);
+        let harvest = harvest(pid, self.apic, &mut self.vp.merged);
         // Step 6: RVI is left alone when PIR was empty.
         if let Some(highest) = harvest.highest {
             self.vp.vmcs.rvi = self.vp.vmcs.rvi.max(highest);
@@ -150,7 +149,7 @@ mod tests {
         machine.send(0, 1, 0xFB);
         machine.send(0, 1, 0x41);
         let processed = machine.interrupt(1);
-        let harvest = Harvest { taken: 2, merged: 0, merged_vectors: [0; 4], highest: Some(0xFB) };
+        let harvest = Harvest { taken: 2, merged: 0, highest: Some(0xFB) };
         assert_eq!(processed, ExternalInterrupt::Processed(harvest));
         assert!(!descriptor::control(machine.descriptor(1)).outstanding());
         assert_eq!(descriptor::requests(machine.descriptor(1)), [0; 4]);
@@ -185,7 +184,7 @@ mod tests {
         let mut machine = Machine::new(X2APIC, 2);
         let _ = machine.guest(1).wrmsr(0x83F, 0x41);
         machine.send(0, 1, 0x41);
-        let merged = Harvest { taken: 1, merged: 1, merged_vectors: [0, 1 << 1, 0, 0], highest: Some(0x41) };
+        let merged = Harvest { taken: 1, merged: 1, highest: Some(0x41) };
         assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(merged));
     }
 

@@ -131,12 +131,11 @@ impl Account {
         }
     }
 
-    /// PIR moved to VIRR.
-    #[inline]
-    pub fn harvested(&mut self, slot: u32, harvest: Harvest) {
+    /// PIR moved to VIRR, which had the vectors of `merged` already.
+    pub fn harvested(&mut self, slot: u32, harvest: Harvest, merged: [u64; 4]) {
         if harvest.merged > 0 {
             self.counts.coalesced += u64::from(harvest.merged);
-            self.remove(slot, harvest.merged_vectors);
+            self.remove(slot, merged);
         }
     }
 
@@ -259,8 +258,7 @@ mod tests {
         one.posted(1, 0x31, true);
         other.delivered(1, 0x31);
         other.discarded(1, [1 << 0x32, 0, 0, 0]);
-        let merged = Harvest { merged: 1, merged_vectors: [1 << 0x33, 0, 0, 0], ..Harvest::default() };
-        other.harvested(1, merged);
+        other.harvested(1, Harvest { merged: 1, ..Harvest::default() }, [1 << 0x33, 0, 0, 0]);
         one.absorb(&other);
         assert_eq!((one.counts.delivered, one.counts.coalesced, one.counts.discarded), (1, 2, 1));
         assert_eq!(one.settle(1, [1 << 0x34, 0, 0, 0], [0; 4]), (1, vec![]));

@@ -80,7 +80,9 @@ impl Pcpu<'_, '_> {
                 ExternalInterrupt::Processed(harvest) => {
                     self.advances += 1;
                     self.account.notifications.spurious += u64::from(harvest.taken == 0);
-                    self.account.harvested(slot, harvest);
+                    if harvest.merged > 0 {
+                        self.account.harvested(slot, harvest, guest.state_mut().take_merged());
+                    }
                 }
                 ExternalInterrupt::Exit(exit, acknowledged) => {
                     return Left::Exit { exit, acknowledged, instruction: Instruction::Other };

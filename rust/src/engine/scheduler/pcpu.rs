@@ -130,7 +130,7 @@ impl<'m> Host<'m> for Pcpu<'_, 'm> {
                 }
                 account.posted(to, vector, coalesced);
             }
-            Event::Harvested { slot, harvest } => account.harvested(slot, harvest),
+            Event::Harvested { slot, harvest, merged } => account.harvested(slot, harvest, merged),
             Event::Discarded { slot, vectors } => account.discarded(slot, vectors),
             Event::SpuriousNotification => account.notifications.spurious += 1,
             Event::SpuriousWakeup => account.scheduling.spurious_wakeups += 1,
