@@ -7,10 +7,10 @@
 //! | [`arch`] | the manual's vocabulary: types and bit layouts, no memory, no behaviour |
 //! | [`memory`] | physical memory as 64-bit words with owners; the only room that knows about atomics |
 //! | [`processor`] | what hardware does, clause by clause |
-//! | [`hypervisor`] | what KVM does around it: controls, MSR bitmaps, the PID-pointer table, vCPUs |
-//! | [`guest`] | what vCPUs execute |
+//! | [`hypervisor`] | what KVM does around it: set-up, vCPUs, scheduling in and out, routing, and the protocol as data |
+//! | [`guest`] | what vCPUs execute: programs, workloads, lists of interrupts |
 //! | [`record`] | what happened, in counters and columns |
-//! | [`engine`] | who acts when: on threads, by hand, or one command explained |
+//! | [`engine`] | who acts when: a recording or a scheduled machine on threads, by hand, or one command explained |
 //! | [`scenario`] | a machine and its guests described from outside, made real |
 //! | [`intake`] | recordings in: perf.data, perf script, ftrace and trace-cmd text |
 //! | [`replay`] | a recording as programs for vCPUs, run on the threads engine |

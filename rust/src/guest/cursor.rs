@@ -171,7 +171,7 @@ impl Cursor {
     }
 
     /// What the vCPU does next.
-    pub fn next<W: Word, I: Fn(u32) -> ApicIdentity>(&mut self, code: &GuestCode, view: View<'_, '_, W, I>) -> Action {
+    pub fn next<W: Word, I: Fn(u32) -> ApicIdentity>(&mut self, code: &GuestCode, view: &View<'_, '_, W, I>) -> Action {
         if let Some(icr) = self.half_sent.take() {
             return Action::Send { icr, via: Via::Mmio };
         }
@@ -239,9 +239,9 @@ impl Cursor {
                 let answered = view.memory.answered(view.vcpu) >= self.calls;
                 self.spin_unless(answered)
             }
-            Instruction::Wait { signal, count } => self.wait(*signal, *count, &view),
-            Instruction::Receive => self.receive(&view),
-            other => self.write(other, &view),
+            Instruction::Wait { signal, count } => self.wait(*signal, *count, view),
+            Instruction::Receive => self.receive(view),
+            other => self.write(other, view),
         }
     }
 

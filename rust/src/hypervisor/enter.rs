@@ -36,10 +36,10 @@ impl Task {
     pub fn prepare_entry<'m, H: Host<'m>>(&mut self, host: &mut H) -> Entry {
         let Some(slot) = host.slot(self.slot) else { return Entry::Gone };
         let requests = slot.words.take_requests();
-        if !requests.is_empty() {
-            if let Some(next) = self.serve(host, requests) {
-                return next;
-            }
+        if !requests.is_empty()
+            && let Some(next) = self.serve(host, requests)
+        {
+            return next;
         }
         if self.mp_state != MpState::Runnable {
             return Entry::Block;

@@ -146,20 +146,30 @@ impl<W: Word> PhysicalMemory<W> {
     #[inline]
     #[must_use]
     pub fn descriptor(&self, address: u64) -> Option<&Line<W>> {
-        self.owned(address, LineKind::Descriptor).then(|| self.line(address)).flatten()
+        let line = self.owned(address, LineKind::Descriptor)?;
+        if !address.is_multiple_of(LINE_BYTES) {
+            return None;
+        }
+        self.words.get(self.base + line * LINE_WORDS..)?.first_chunk()
     }
 
     /// The word at `address` if it lies in a line of a PID-pointer table.
     #[inline]
     #[must_use]
     pub fn table_entry(&self, address: u64) -> Option<&W> {
-        self.owned(address, LineKind::Table).then(|| self.word(address)).flatten()
+        self.owned(address, LineKind::Table)?;
+        if !address.is_multiple_of(WORD_BYTES) {
+            return None;
+        }
+        self.words.get(self.base + (address / WORD_BYTES) as usize)
     }
 
+    /// The number of the line that holds `address`, if it is of this kind.
     #[inline]
-    fn owned(&self, address: u64, kind: LineKind) -> bool {
+    fn owned(&self, address: u64, kind: LineKind) -> Option<usize> {
+        let line = (address / LINE_BYTES) as usize;
         // Acquire pairs with the release in `tag`: who sees the tag sees the zeroed, owned line.
-        self.kinds.get((address / LINE_BYTES) as usize).is_some_and(|tag| tag.load(Ordering::Acquire) == kind as u8)
+        (self.kinds.get(line)?.load(Ordering::Acquire) == kind as u8).then_some(line)
     }
 
     #[inline]

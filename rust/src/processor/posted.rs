@@ -43,19 +43,22 @@ pub enum ExternalInterrupt {
 #[inline]
 pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>, merged: &mut [u64; PIR_WORDS]) -> Harvest {
     let mut all = Harvest::default();
-    for group in 0..PIR_WORDS {
+    for (group, merged) in merged.iter_mut().enumerate() {
         let bits = descriptor::take_requests(pid, group);
         if bits == 0 {
             continue;
         }
         all.taken += count(bits);
         all.highest = highest_in_word(group, bits);
-        for (half, bits) in banks_of_word(bits).into_iter().enumerate().filter(|&(_, bits)| bits != 0) {
+        for (half, bits) in banks_of_word(bits).into_iter().enumerate() {
+            if bits == 0 {
+                continue;
+            }
             let register = ApicRegister::IRR.nth(2 * group + half);
             let before = apic.get(register);
             if before & bits != 0 {
                 all.merged += count(u64::from(before & bits));
-                merged[group] |= word_of_banks(half, before & bits);
+                *merged |= word_of_banks(half, before & bits);
             }
             apic.set(register, before | bits);
         }

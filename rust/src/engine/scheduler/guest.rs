@@ -6,7 +6,7 @@ use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
 use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr};
 use crate::engine::machine::What;
 use crate::guest::{Action, Via, View};
-use crate::hypervisor::{Instruction, LOCAL_TIMER_VECTOR};
+use crate::hypervisor::{ApicIdentity, Instruction, LOCAL_TIMER_VECTOR, VcpuWords};
 use crate::memory::Owner;
 use crate::processor::{Access, Boundary, ExternalInterrupt, NonRoot, Notice, Outcome, local_apic};
 use rand_xoshiro::rand_core::Rng;
@@ -65,35 +65,16 @@ impl Pcpu<'_, '_> {
             let interrupts = std::mem::replace(&mut guest.state_mut().interrupt_flag, false);
             cursor.interrupt(&vm.guest.code, vector, interrupts);
         }
-        let identity = |vcpu: u32| {
-            let words = vm.vm.vcpu_words(shared.memory, vcpu);
-            words.map_or(crate::hypervisor::ApicIdentity::new(), |words| words.identity())
-        };
+        let identity =
+            |vcpu: u32| vm.vm.vcpu_words(shared.memory, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity);
         let mut slice = shared.config.time_slice;
         if shared.chaos().preempt {
             slice = 1 + (self.random.next_u64() % u64::from(slice.max(1))) as u32;
         }
         let mut spins = 0;
         loop {
-            match guest.external_interrupt(&mut self.local) {
-                ExternalInterrupt::None => {}
-                ExternalInterrupt::Processed(harvest) => {
-                    self.advances += 1;
-                    self.account.notifications.spurious += u64::from(harvest.taken == 0);
-                    if harvest.merged > 0 {
-                        self.account.harvested(slot, harvest, guest.state_mut().take_merged());
-                    }
-                }
-                ExternalInterrupt::Exit(exit, acknowledged) => {
-                    return Left::Exit { exit, acknowledged, instruction: Instruction::Other };
-                }
-                ExternalInterrupt::Guest(vector) => {
-                    let message = format!("physical vector {vector:02X}H went to the guest of {}", shared.name(slot));
-                    self.account.violation("physical-interrupt-in-guest", slot, message);
-                }
-                ExternalInterrupt::Violation(violation) => {
-                    self.account.violation(violation.kind(), slot, violation.message(shared.memory));
-                }
+            if let Some(left) = self.external_interrupt(&mut guest, slot) {
+                return left;
             }
             if cursor.interruptible() {
                 match guest.boundary() {
@@ -129,7 +110,7 @@ impl Pcpu<'_, '_> {
                 identity: &identity,
                 stopping: shared.stopping(),
             };
-            let action = cursor.next(&vm.guest.code, view);
+            let action = cursor.next(&vm.guest.code, &view);
             if mode == ApicMode::Disabled && reaches_page(action) {
                 // There is no APIC at that address now: what is written there is lost.
                 continue;
@@ -162,6 +143,32 @@ impl Pcpu<'_, '_> {
                 return left;
             }
         }
+    }
+
+    /// Takes what the local APIC has.
+    #[inline]
+    fn external_interrupt(&mut self, guest: &mut Guest<'_>, slot: u32) -> Option<Left> {
+        match guest.external_interrupt(&mut self.local) {
+            ExternalInterrupt::None => {}
+            ExternalInterrupt::Processed(harvest) => {
+                self.advances += 1;
+                self.account.notifications.spurious += u64::from(harvest.taken == 0);
+                if harvest.merged > 0 {
+                    self.account.harvested(slot, harvest, guest.state_mut().take_merged());
+                }
+            }
+            ExternalInterrupt::Exit(exit, acknowledged) => {
+                return Some(Left::Exit { exit, acknowledged, instruction: Instruction::Other });
+            }
+            ExternalInterrupt::Guest(vector) => {
+                let message = format!("physical vector {vector:02X}H went to the guest of {}", self.shared.name(slot));
+                self.account.violation("physical-interrupt-in-guest", slot, message);
+            }
+            ExternalInterrupt::Violation(violation) => {
+                self.account.violation(violation.kind(), slot, violation.message(self.shared.memory));
+            }
+        }
+        None
     }
 
     /// Does what the program wants.

@@ -7,7 +7,8 @@ use crate::arch::Exit;
 use crate::engine::machine::What;
 use crate::hypervisor::policy::Policy;
 use crate::hypervisor::{
-    Entry, Event, Handled, Host, Inhibit, MpState, Poster, Put, Slot, Vm, clear_inhibit, host_interrupt, set_inhibit,
+    Entry, Event, Handled, Host, Inhibit, Inhibits, MpState, Poster, Put, Slot, Vm, clear_inhibit, host_interrupt,
+    set_inhibit,
 };
 use crate::memory::PhysicalMemory;
 use crate::processor::LocalApic;
@@ -35,7 +36,7 @@ pub(super) struct Pcpu<'s, 'm> {
     /// The wakeup list that is walked, and how far.
     listing: Option<(MutexGuard<'s, Vec<u32>>, usize)>,
     /// vCPUs that ended with the run.
-    ended: Vec<Box<Runner>>,
+    ended: Vec<Runner>,
 }
 
 /// Why a vCPU left its pCPU.
@@ -159,7 +160,7 @@ impl<'s, 'm> Pcpu<'s, 'm> {
     }
 
     /// Runs to the end of the run; gives its books, and the vCPUs that it had.
-    pub(super) fn run(mut self) -> (Account, Vec<Box<Runner>>) {
+    pub(super) fn run(mut self) -> (Account, Vec<Runner>) {
         if let Some(pcpu) = self.shared.pcpus.get(self.number as usize) {
             pcpu.register();
         }
@@ -252,7 +253,7 @@ impl<'s, 'm> Pcpu<'s, 'm> {
                     self.shared.enqueue(self.number, runner);
                 }
             }
-            Leave::Stopped => self.ended.push(runner),
+            Leave::Stopped => self.ended.push(*runner),
         }
     }
 
@@ -357,7 +358,7 @@ impl<'s, 'm> Pcpu<'s, 'm> {
 
     fn toggle_apicv(&mut self, vm: u32) {
         let activated =
-            self.shared.vm(vm).and_then(|vm| vm.inhibits(self.shared.memory)).is_some_and(|i| i.activated());
+            self.shared.vm(vm).and_then(|vm| vm.inhibits(self.shared.memory)).is_some_and(Inhibits::activated);
         if activated {
             set_inhibit(self, vm, Inhibit::HyperV);
         } else {

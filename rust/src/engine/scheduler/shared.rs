@@ -141,8 +141,8 @@ impl<'m> PcpuShared<'m> {
     }
 
     /// Takes all that is left.
-    pub(super) fn drain(&self) -> Vec<Box<Runner>> {
-        lock(&self.queue).drain(..).collect()
+    pub(super) fn drain(&self) -> Vec<Runner> {
+        lock(&self.queue).drain(..).map(|runner| *runner).collect()
     }
 }
 
@@ -272,8 +272,8 @@ impl<'m> Shared<'m> {
     }
 
     /// Takes whoever is in bed out of it, at the end.
-    pub(super) fn clear_bed(&self, slot: u32) -> Option<Box<Runner>> {
-        lock(self.beds.get(slot as usize)?).take()
+    pub(super) fn clear_bed(&self, slot: u32) -> Option<Runner> {
+        lock(self.beds.get(slot as usize)?).take().map(|runner| *runner)
     }
 
     #[inline]

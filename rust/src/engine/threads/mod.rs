@@ -1,6 +1,7 @@
-//! The threads engine: each pCPU is an OS thread.
+//! The threads engine for recordings: each pCPU is an OS thread.
 //!
-//! In this form vCPU k of the run has pCPU k for itself and is always in guest mode. Senders write their interrupt
+//! vCPU k of the run has pCPU k for itself and is always in guest mode; [`scheduler`](super::scheduler) is the form in which
+//! vCPUs share pCPUs. Senders write their interrupt
 //! commands; the processor posts; notifications go to the target's local APIC, whose thread is woken, processes them,
 //! delivers to the guest and ends with an EOI. Between threads there are only the words of memory (descriptors, table,
 //! local-APIC requests) and the pacing below.

@@ -139,10 +139,8 @@ impl<'a> Parser<'a> {
         while self.line().is_some() {
             let column = self.column();
             let routine = self.routine_name()?;
-            let (seen, steps) = match (defined.get_mut(routine as usize), policy.routines.get_mut(routine as usize)) {
-                (Some(seen), Some(steps)) => (seen, steps),
-                _ => return self.error("no such routine"),
-            };
+            let places = (defined.get_mut(routine as usize), policy.routines.get_mut(routine as usize));
+            let (Some(seen), Some(steps)) = places else { return self.error("no such routine") };
             if std::mem::replace(seen, true) {
                 self.token = 0;
                 return self.error(format!("{} is there already: a routine has one place", routine.name()));
@@ -242,18 +240,18 @@ impl<'a> Parser<'a> {
         self.check_reads(&condition)?;
         let text = self.text(line, first);
         self.sign(":")?;
-        let test = self.push(Op::If { condition, otherwise: 0 }, line, text)?;
+        let look = self.push(Op::If { condition, otherwise: 0 }, line, text)?;
         self.body(column)?;
         if self.column() == column && self.is_word("else") {
             let line = self.at;
             self.next();
             self.sign(":")?;
             let leave = self.push(Op::Goto(0), line, "else".to_owned())?;
-            self.jump_here(test);
+            self.jump_here(look);
             self.body(column)?;
             self.jump_here(leave);
         } else {
-            self.jump_here(test);
+            self.jump_here(look);
         }
         Ok(())
     }
@@ -307,18 +305,19 @@ impl<'a> Parser<'a> {
             "self_ipi" => Act::SelfIpi(self.host_vector()?),
             "ipi" => Act::Ipi(self.host_vector()?),
             "mode" => Act::Mode(self.mode()?),
-            _ => match Act::PLAIN.into_iter().find(|(name, _)| *name == word) {
-                Some((_, act)) => act,
-                None => {
-                    self.token -= 1;
-                    let plain = Act::PLAIN.into_iter().map(|(name, _)| name);
-                    let others = ["if", "else", "for_listed"];
-                    return self.unknown("step", word, plain.chain(Act::WITH_ARGUMENT).chain(others));
-                }
-            },
+            _ => self.plain_act(word)?,
         };
         let text = self.text(line, first);
         self.push(Op::Act(act), line, text).map(|_| ())
+    }
+
+    fn plain_act(&mut self, word: &str) -> Parsed<Act> {
+        if let Some((_, act)) = Act::PLAIN.into_iter().find(|(name, _)| *name == word) {
+            return Ok(act);
+        }
+        self.token -= 1;
+        let plain = Act::PLAIN.into_iter().map(|(name, _)| name);
+        self.unknown("step", word, plain.chain(Act::WITH_ARGUMENT).chain(["if", "else", "for_listed"]))
     }
 
     fn control_change(&mut self) -> Parsed<ControlChange> {
@@ -347,13 +346,11 @@ impl<'a> Parser<'a> {
 
     fn one_of<const N: usize>(&mut self, what: &str, allowed: [&'static str; N]) -> Parsed<&'static str> {
         let word = self.word(what)?;
-        match allowed.into_iter().find(|known| *known == word) {
-            Some(known) => Ok(known),
-            None => {
-                self.token -= 1;
-                self.unknown(&format!("value of {what}"), word, allowed)
-            }
+        if let Some(known) = allowed.into_iter().find(|known| *known == word) {
+            return Ok(known);
         }
+        self.token -= 1;
+        self.unknown(&format!("value of {what}"), word, allowed)
     }
 
     fn host_vector(&mut self) -> Parsed<HostVector> {
