@@ -15,7 +15,7 @@ use crate::arch::apic_base::DEFAULT_PAGE_ADDRESS;
 use crate::arch::apic_register::{ErrorStatus, XApicId};
 use crate::arch::msr::{self, IA32_APIC_BASE, X2APIC_EOI, X2APIC_ICR, X2APIC_SELF_IPI, X2APIC_TPR};
 use crate::arch::{ApicBaseError, ApicMode, ApicRegister, Clause, Exit, ExitReason, Icr};
-use crate::processor::{VirtualApic, x2apic_reserved};
+use crate::processor::{EntryFailure, VirtualApic, x2apic_reserved};
 
 /// What the guest's instruction was, for exits that complete it in software.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub enum Handled {
     /// The time slice is over.
     Reschedule,
     /// VM entry fails from now on.
-    Broken,
+    Broken(EntryFailure),
 }
 
 /// A host vector's handler. `task` is the vCPU that this pCPU runs.
@@ -99,7 +99,7 @@ impl Task {
         if msr == IA32_APIC_BASE {
             return self.write_apic_base(host, value);
         }
-        let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic) else { return Handled::Broken };
+        let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic) else { return Handled::Continue };
         let apic = VirtualApic::new(page);
         if self.vcpu.mode() != ApicMode::X2Apic || !msr::is_x2apic(msr) {
             host.note(Event::Fault(Clause::MsrNotVirtualized));
@@ -132,7 +132,7 @@ impl Task {
     }
 
     fn write_apic_base<'m, H: Host<'m>>(&mut self, host: &mut H, value: u64) -> Handled {
-        let Some(vm) = host.vm(self.vm) else { return Handled::Broken };
+        let Some(vm) = host.vm(self.vm) else { return Handled::Continue };
         let memory = host.memory();
         let slot = self.slot;
         let lost = self.vcpu.pending(memory);
@@ -157,7 +157,7 @@ impl Task {
                 ApicBaseError::Transition { .. } => Clause::ApicBaseTransition,
                 ApicBaseError::Reserved | ApicBaseError::Invalid => Clause::ApicBaseInvalid,
             })),
-            Err(_) => return Handled::Broken,
+            Err(failure) => return Handled::Broken(failure),
         }
         Handled::Continue
     }

@@ -166,6 +166,8 @@ impl Vcpu {
         let changed = active != self.apicv.active;
         self.apicv = Apicv { active, ..vm.apicv };
         self.apicv.set_controls(&vm.kvm, &mut self.vp.vmcs, self.mode, vm.scheduled);
+        // What waits for the guest to lower its TPR is looked at anew before the next entry.
+        self.vp.vmcs.tpr_threshold = 0;
         self.vp.vmcs.msr_bitmap = vm.msr_bitmap(self.vp.vmcs.secondary.virtualize_x2apic_mode(), active);
         if changed && active {
             // `kvm_apic_update_apicv`: what software held pending is the processor's to request now.
@@ -269,6 +271,16 @@ mod tests {
         assert_eq!(id(vcpu, 0x80D), Read::Value(0x0001_0004));
         let sent = NonRoot::resume(&memory, vcpu.vp_mut()).unwrap().wrmsr(0x830, 3 << 32 | 0xFB);
         assert!(matches!(sent, Outcome::Posted(_)), "{sent:?}");
+    }
+
+    /// A TPR threshold from before the move must not stop VM entry after it.
+    #[test]
+    fn a_move_forgets_the_tpr_threshold() {
+        let (memory, vm, mut vcpus) = vm(ApicMode::X2Apic);
+        assert!(vm.inhibits(&memory).unwrap().set(crate::hypervisor::Inhibit::HyperV));
+        vcpus[0].vp_mut().vmcs.tpr_threshold = 5;
+        vcpus[0].switch_to(&memory, &vm, ApicMode::XApic).unwrap();
+        assert_eq!(vcpus[0].mode(), ApicMode::XApic);
     }
 
     #[test]

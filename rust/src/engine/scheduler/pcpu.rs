@@ -336,8 +336,8 @@ impl<'s, 'm> Pcpu<'s, 'm> {
                     // The host's handler ends with its EOI.
                     self.local.eoi();
                 }
-                if handled == Handled::Broken {
-                    self.broken(runner.task.slot, "VM entry fails after a change of IA32_APIC_BASE");
+                if let Handled::Broken(failure) = handled {
+                    self.broken(runner.task.slot, &failure.to_string());
                 }
                 handled == Handled::Reschedule
             }
