@@ -96,6 +96,21 @@ impl PidPointerEntry {
     pub const fn well_formed(self) -> bool {
         self.valid() && self.reserved_5_1() == 0
     }
+
+    /// The bits that step 3 looks at on a processor whose physical addresses have `max_phys_addr_bits` bits: those
+    /// beyond the width, and 5:0. An entry is usable if of these [`valid`](Self::valid) alone is set.
+    #[must_use]
+    pub const fn checked_bits(max_phys_addr_bits: u8) -> u64 {
+        let low = Self::new().with_valid(true).with_reserved_5_1(0x1F).into_bits();
+        u64::MAX.unbounded_shl(max_phys_addr_bits as u32) | low
+    }
+
+    /// Whether bits 5:0 are 000001b and no bit is set beyond the width. (30.1.6 step 3)
+    #[inline]
+    #[must_use]
+    pub const fn usable(self, checked_bits: u64) -> bool {
+        self.into_bits() & checked_bits == Self::new().with_valid(true).into_bits()
+    }
 }
 
 /// Guest interrupt status, VMCS field 0810H.

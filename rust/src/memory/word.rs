@@ -3,8 +3,9 @@
 //! Every atomic act of processor and hypervisor is one call of this trait, so that the same code runs on real atomics
 //! (threads), on `Cell` (one simulation, one thread) and on loom's atomics (exhaustive tests).
 //!
-//! Orderings, once for all: a read-modify-write operation is a full barrier, as a locked instruction is on x86; `load` acquires and `store` releases, as plain moves do there. A plain store followed by a load of another word
-//! may be seen the other way round (store buffering): where a protocol needs more, it says so with [`Word::fence`].
+//! Orderings, once for all: a read-modify-write operation is a full barrier, as a locked instruction is on x86; `load`
+//! acquires and `store` releases, as plain moves do there. A plain store followed by a load of another word may be seen
+//! the other way round (store buffering): where a protocol needs more, it says so with [`Word::fence`].
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -20,6 +21,11 @@ pub trait Word: Sized {
     fn load(&self) -> u64;
     /// Writes the word.
     fn store(&self, value: u64);
+    /// Reads a word that nobody but the caller writes: ordered with nothing else.
+    fn load_own(&self) -> u64;
+    /// Writes a word that nobody but the caller writes: ordered with nothing else. Who takes the word over sees it
+    /// through whatever hands it over.
+    fn store_own(&self, value: u64);
     /// Sets bits, returns the word before.
     fn fetch_or(&self, bits: u64) -> u64;
     /// Clears the bits that are 0 in `bits`, returns the word before.
@@ -62,6 +68,16 @@ impl Word for AtomicU64 {
     #[inline]
     fn store(&self, value: u64) {
         AtomicU64::store(self, value, Ordering::Release);
+    }
+
+    #[inline]
+    fn load_own(&self) -> u64 {
+        AtomicU64::load(self, Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn store_own(&self, value: u64) {
+        AtomicU64::store(self, value, Ordering::Relaxed);
     }
 
     #[inline]
@@ -109,6 +125,16 @@ impl Word for Cell<u64> {
 
     #[inline]
     fn store(&self, value: u64) {
+        self.set(value);
+    }
+
+    #[inline]
+    fn load_own(&self) -> u64 {
+        self.get()
+    }
+
+    #[inline]
+    fn store_own(&self, value: u64) {
         self.set(value);
     }
 
@@ -164,6 +190,14 @@ impl Word for loom::sync::atomic::AtomicU64 {
         self.store(value, Ordering::Release);
     }
 
+    fn load_own(&self) -> u64 {
+        self.load(Ordering::Relaxed)
+    }
+
+    fn store_own(&self, value: u64) {
+        self.store(value, Ordering::Relaxed);
+    }
+
     fn fetch_or(&self, bits: u64) -> u64 {
         self.fetch_or(bits, Ordering::SeqCst)
     }
@@ -201,6 +235,7 @@ mod tests {
         let word = &words[0];
         assert_eq!(word.load(), 0);
         word.store(0b0011);
+        word.store_own(word.load_own());
         assert_eq!(word.fetch_or(0b0110), 0b0011);
         assert_eq!(word.fetch_and(0b0101), 0b0111);
         assert_eq!(word.compare_exchange(1, 2), Err(0b0101));

@@ -146,7 +146,7 @@ impl<'a, W: Word> NonRoot<'a, W> {
         vp.recognized = false;
         // "VM Exits Induced by the TPR Threshold" 27.7.7.
         vp.threshold_due = controls.tpr_shadow && controls.apic_accesses && !controls.interrupt_delivery;
-        let mut guest = Self { memory, apic, bitmap, own: memory.descriptor(vp.vmcs.descriptor), vp };
+        let mut guest = Self::new(memory, apic, bitmap, vp);
         if controls.interrupt_delivery {
             guest.ppr_virtualization();
             guest.evaluate();

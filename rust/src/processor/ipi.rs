@@ -7,52 +7,34 @@ use super::outcome::{Outcome, Posted, Violation};
 use super::pid_table::{self, Miss};
 use super::{NonRoot, descriptor};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason, Icr, IcrLow, Shorthand, vector};
-use crate::memory::{PhysicalMemory, Word};
-
-/// Where the PID-pointer table is and how far it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    pub(super) address: u64,
-    pub(super) last_index: u16,
-    pub(super) max_phys_addr_bits: u8,
-}
-
-/// IPI virtualization of vector V for virtual APIC ID T, steps 1 to 6. (30.1.6)
-///
-/// Steps 4 and 5 are two atomic acts: another agent may act between them.
-#[inline]
-pub(super) fn post<W: Word>(
-    memory: &PhysicalMemory<W>,
-    table: Table,
-    vector: u8,
-    apic_id: u32,
-) -> Result<Posted, Miss> {
-    if vector < vector::FIRST_LEGAL {
-        return Err(Miss::Exit(Clause::IpiVector));
-    }
-    let address = pid_table::lookup(memory, table.address, table.last_index, apic_id, table.max_phys_addr_bits)?;
-    let Some(pid) = memory.descriptor(address) else {
-        return Err(Miss::Violation(Violation::WildPost { vector, apic_id, address }));
-    };
-    let coalesced = descriptor::post_request(pid, vector);
-    let notice = descriptor::post_notification(pid);
-    Ok(Posted { vector, apic_id, descriptor: address, coalesced, notice })
-}
+use crate::memory::Word;
 
 impl<W: Word> NonRoot<'_, W> {
-    /// IPI virtualization. (30.1.6)
+    /// IPI virtualization of vector V for virtual APIC ID T. (30.1.6)
+    ///
+    /// Steps 4 and 5 are two atomic acts: another agent may act between them.
     #[inline]
     pub(super) fn ipi_virtualization(&mut self, vector: u8, apic_id: u32) -> Outcome {
-        let table = Table {
-            address: self.vp.vmcs.pid_table,
-            last_index: self.vp.vmcs.last_pid_index,
-            max_phys_addr_bits: self.vp.capabilities.max_phys_addr_bits,
-        };
-        match post(self.memory, table, vector, apic_id) {
-            Ok(posted) => Outcome::Posted(posted),
-            Err(Miss::Exit(clause)) => self.icr_exit(clause),
-            Err(Miss::Violation(violation)) => Outcome::Violation(violation),
+        if vector < vector::FIRST_LEGAL {
+            return self.icr_exit(Clause::IpiVector);
         }
+        let address = match pid_table::lookup(
+            self.memory,
+            self.vp.vmcs.pid_table,
+            self.vp.vmcs.last_pid_index,
+            apic_id,
+            self.entry_bits,
+        ) {
+            Ok(address) => address,
+            Err(Miss::Exit(clause)) => return self.icr_exit(clause),
+            Err(Miss::Violation(violation)) => return Outcome::Violation(violation),
+        };
+        let Some(pid) = self.memory.descriptor(address) else {
+            return Outcome::Violation(Violation::WildPost { vector, apic_id, address });
+        };
+        let coalesced = descriptor::post_request(pid, vector);
+        let notice = descriptor::post_notification(pid);
+        Outcome::Posted(Posted { vector, apic_id, descriptor: address, coalesced, notice })
     }
 
     /// Self-IPI virtualization: VIRR\[V\] := 1; RVI := max(RVI, V); evaluate. (30.1.5)
@@ -80,10 +62,11 @@ impl<W: Word> NonRoot<'_, W> {
     /// The value of the ICR is in the virtual-APIC page already: IPI rule, else an exit. (30.5)
     #[inline]
     pub(super) fn x2apic_icr_written(&mut self, icr: Icr) -> Outcome {
-        if IcrRule::X2ApicIpi.satisfied(icr.low, self.vp.controls.ipi) {
+        // The control is 1: its value would else have gone to the physical local APIC.
+        if IcrRule::X2ApicIpi.satisfied(icr.low, true) {
             return self.ipi_virtualization(icr.low.vector(), icr.destination);
         }
-        let failure = IcrRule::X2ApicIpi.first_failure(icr.low, self.vp.controls.ipi);
+        let failure = IcrRule::X2ApicIpi.first_failure(icr.low, true);
         self.icr_exit(failure.unwrap_or(Clause::X2ApicIcrReserved))
     }
 

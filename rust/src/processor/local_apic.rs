@@ -35,13 +35,15 @@ pub fn requested<W: Word>(requests: &Line<W>, vector: u8) -> bool {
 pub struct LocalApic<'m, W> {
     requests: &'m Line<W>,
     in_service: [u64; PIR_WORDS],
+    /// The lowest vector whose class is above everything in service.
+    floor: u16,
 }
 
 impl<'m, W: Word> LocalApic<'m, W> {
     /// The local APIC whose request bits are in `requests`, with nothing in service.
     #[must_use]
     pub const fn new(requests: &'m Line<W>) -> Self {
-        Self { requests, in_service: [0; PIR_WORDS] }
+        Self { requests, in_service: [0; PIR_WORDS], floor: 0 }
     }
 
     /// The request bits.
@@ -55,10 +57,7 @@ impl<'m, W: Word> LocalApic<'m, W> {
     #[must_use]
     pub fn deliverable(&self) -> Option<u8> {
         let requested = (0..PIR_WORDS).rev().find_map(|i| vector::highest_in_word(i, self.requests[i].load()))?;
-        let floor = VectorBit::of(vector::class_floor(requested));
-        let same_word = self.in_service[floor.word()] & !(floor.word_mask() - 1);
-        let higher = self.in_service.iter().skip(floor.word() + 1).fold(same_word, |all, word| all | word);
-        (higher == 0).then_some(requested)
+        (u16::from(requested) >= self.floor).then_some(requested)
     }
 
     /// Takes the highest request whose class is above everything in service, and puts it in service.
@@ -76,6 +75,7 @@ impl<'m, W: Word> LocalApic<'m, W> {
         let bit = VectorBit::of(vector);
         self.requests[bit.word()].fetch_and(!bit.word_mask());
         self.in_service[bit.word()] |= bit.word_mask();
+        self.floor = floor_above(vector);
     }
 
     /// The same, with the EOI for it.
@@ -91,8 +91,15 @@ impl<'m, W: Word> LocalApic<'m, W> {
         if let Some(vector) = highest(self.in_service) {
             let bit = VectorBit::of(vector);
             self.in_service[bit.word()] &= !bit.word_mask();
+            self.floor = highest(self.in_service).map_or(0, floor_above);
         }
     }
+}
+
+/// The lowest vector of the class above `vector`'s.
+#[inline]
+const fn floor_above(vector: u8) -> u16 {
+    vector::class_floor(vector) as u16 + 16
 }
 
 #[inline]

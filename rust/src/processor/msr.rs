@@ -60,7 +60,8 @@ impl<W: Word> NonRoot<'_, W> {
         self.exit(Exit { reason, qualification: 0, clause: Clause::MsrIntercepted })
     }
 
-    #[inline]
+    // Its own function, so that `wrmsr` of a known MSR stays small enough to be inlined where it is called.
+    #[inline(never)]
     fn write_icr(&mut self, value: u64) -> Outcome {
         if !self.vp.controls.ipi {
             return Outcome::NotVirtualized(Clause::X2ApicIpi(IcrCondition::Control));

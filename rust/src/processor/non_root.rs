@@ -3,7 +3,7 @@
 use super::outcome::Violation;
 use super::vmcs::{Capabilities, Vmcs};
 use super::{VirtualApic, descriptor};
-use crate::arch::{ApicRegister, Exit, PidControl};
+use crate::arch::{ApicRegister, Exit, PidControl, PidPointerEntry};
 use crate::memory::{Line, Page, PhysicalMemory, Word};
 
 /// Guest activity state (SDM vol. 3C, "Guest Non-Register State" 25.4.2).
@@ -119,6 +119,8 @@ pub struct NonRoot<'a, W> {
     pub(super) bitmap: Option<&'a Page<W>>,
     /// The VMCS's own descriptor, if its address is one.
     pub(super) own: Option<&'a Line<W>>,
+    /// What a PID-pointer entry is checked for: [`PidPointerEntry::checked_bits`].
+    pub(super) entry_bits: u64,
     pub(super) vp: &'a mut VirtualProcessor,
 }
 
@@ -148,7 +150,18 @@ impl<'a, W: Word> NonRoot<'a, W> {
     pub fn resume(memory: &'a PhysicalMemory<W>, vp: &'a mut VirtualProcessor) -> Result<Self, Violation> {
         let (apic, bitmap) = pages(memory, &vp.vmcs, vp.controls)
             .map_err(|OutsideMemory { what, address }| Violation::PageOutside { what, address })?;
-        Ok(Self { memory, apic, bitmap, own: memory.descriptor(vp.vmcs.descriptor), vp })
+        Ok(Self::new(memory, apic, bitmap, vp))
+    }
+
+    pub(super) fn new(
+        memory: &'a PhysicalMemory<W>,
+        apic: VirtualApic<'a, W>,
+        bitmap: Option<&'a Page<W>>,
+        vp: &'a mut VirtualProcessor,
+    ) -> Self {
+        let own = memory.descriptor(vp.vmcs.descriptor);
+        let entry_bits = PidPointerEntry::checked_bits(vp.capabilities.max_phys_addr_bits);
+        Self { memory, apic, bitmap, own, entry_bits, vp }
     }
 
     /// The virtual processor's state.

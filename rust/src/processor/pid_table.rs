@@ -3,7 +3,6 @@
 //! SDM vol. 3C, "IPI Virtualization" 30.1.6 steps 2 and 3.
 
 use super::outcome::Violation;
-use super::vmcs::fits;
 use crate::arch::posted_interrupt::ENTRY_BYTES;
 use crate::arch::{Clause, PidPointerEntry};
 use crate::memory::{PhysicalMemory, Word};
@@ -24,7 +23,8 @@ pub const fn entry_address(table: u64, apic_id: u32) -> u64 {
     table.wrapping_add(apic_id as u64 * ENTRY_BYTES)
 }
 
-/// Address of the descriptor of virtual APIC ID `apic_id`.
+/// Address of the descriptor of virtual APIC ID `apic_id`. [`PidPointerEntry::checked_bits`] says which bits of the
+/// entry count.
 ///
 /// # Errors
 /// Beyond `last_index` (step 2), an entry with bits beyond the physical-address width or not valid (step 3), or an
@@ -35,7 +35,7 @@ pub fn lookup<W: Word>(
     table: u64,
     last_index: u16,
     apic_id: u32,
-    max_phys_addr_bits: u8,
+    checked_bits: u64,
 ) -> Result<u64, Miss> {
     if apic_id > u32::from(last_index) {
         return Err(Miss::Exit(Clause::IpiBeyondTable));
@@ -46,19 +46,17 @@ pub fn lookup<W: Word>(
         return Err(Miss::Violation(Violation::TableRead { apic_id, address }));
     };
     let entry = PidPointerEntry::from_bits(word.load());
-    if !fits(entry.into_bits(), max_phys_addr_bits) {
-        return Err(Miss::Exit(Clause::EntryBeyondWidth));
+    if entry.usable(checked_bits) {
+        return Ok(entry.address());
     }
-    if !entry.well_formed() {
-        return Err(not_valid(memory, apic_id, address));
-    }
-    Ok(entry.address())
+    Err(not_usable(memory, apic_id, address, entry.address() & checked_bits != 0))
 }
 
 /// An exit; or a violation where the line holds a table's end and the entry lies behind it.
 #[cold]
-fn not_valid<W: Word>(memory: &PhysicalMemory<W>, apic_id: u32, address: u64) -> Miss {
+fn not_usable<W: Word>(memory: &PhysicalMemory<W>, apic_id: u32, address: u64, beyond_width: bool) -> Miss {
     match memory.owner_of(address) {
+        _ if beyond_width => Miss::Exit(Clause::EntryBeyondWidth),
         Some(_) => Miss::Exit(Clause::EntryNotValid),
         None => Miss::Violation(Violation::TableRead { apic_id, address }),
     }
@@ -70,6 +68,7 @@ mod tests {
     use crate::memory::Owner;
     use std::cell::Cell;
 
+    const WIDTH: u64 = PidPointerEntry::checked_bits(46);
     type Memory = PhysicalMemory<Cell<u64>>;
 
     fn table_of(entries: u64) -> (Memory, u64) {
@@ -86,10 +85,10 @@ mod tests {
     fn ids_up_to_the_last_index_are_found() {
         let (memory, table) = table_of(5);
         for id in 0..5 {
-            assert_eq!(lookup(&memory, table, 4, id, 46), Ok(0x8000 + u64::from(id) * 64));
+            assert_eq!(lookup(&memory, table, 4, id, WIDTH), Ok(0x8000 + u64::from(id) * 64));
         }
         for id in [5, 6, 0xFFFF, 0x1_0000, u32::MAX] {
-            assert_eq!(lookup(&memory, table, 4, id, 46), Err(Miss::Exit(Clause::IpiBeyondTable)));
+            assert_eq!(lookup(&memory, table, 4, id, WIDTH), Err(Miss::Exit(Clause::IpiBeyondTable)));
         }
     }
 
@@ -101,14 +100,14 @@ mod tests {
         let good = word.load();
         for bit in 0..6 {
             word.store(good ^ (1 << bit));
-            assert_eq!(lookup(&memory, table, 0, 0, 46), Err(Miss::Exit(Clause::EntryNotValid)), "bit {bit}");
+            assert_eq!(lookup(&memory, table, 0, 0, WIDTH), Err(Miss::Exit(Clause::EntryNotValid)), "bit {bit}");
         }
         for bit in 46..64 {
             word.store(good | 1 << bit);
-            assert_eq!(lookup(&memory, table, 0, 0, 46), Err(Miss::Exit(Clause::EntryBeyondWidth)), "bit {bit}");
+            assert_eq!(lookup(&memory, table, 0, 0, WIDTH), Err(Miss::Exit(Clause::EntryBeyondWidth)), "bit {bit}");
         }
         word.store(good | 1 << 45);
-        assert_eq!(lookup(&memory, table, 0, 0, 46), Ok(0x8000 | 1 << 45));
+        assert_eq!(lookup(&memory, table, 0, 0, WIDTH), Ok(0x8000 | 1 << 45));
     }
 
     /// v4 of the series wrote the number of entries as the last index: the processor then reads one past the end.
@@ -116,9 +115,9 @@ mod tests {
     fn one_past_the_end_is_a_violation() {
         let (memory, table) = table_of(5);
         let past = Violation::TableRead { apic_id: 5, address: table + 40 };
-        assert_eq!(lookup(&memory, table, 5, 5, 46), Err(Miss::Violation(past)), "inside the table's last line");
+        assert_eq!(lookup(&memory, table, 5, 5, WIDTH), Err(Miss::Violation(past)), "inside the table's last line");
         let (memory, table) = table_of(8);
         let past = Violation::TableRead { apic_id: 8, address: table + 64 };
-        assert_eq!(lookup(&memory, table, 8, 8, 46), Err(Miss::Violation(past)), "in the red line");
+        assert_eq!(lookup(&memory, table, 8, 8, WIDTH), Err(Miss::Violation(past)), "in the red line");
     }
 }

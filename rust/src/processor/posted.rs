@@ -54,13 +54,11 @@ pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>, merged: &mut [u
             if bits == 0 {
                 continue;
             }
-            let register = ApicRegister::IRR.nth(2 * group + half);
-            let before = apic.get(register);
+            let before = apic.set_bits(ApicRegister::IRR.nth(2 * group + half), bits);
             if before & bits != 0 {
                 all.merged += count(u64::from(before & bits));
                 *merged |= word_of_banks(half, before & bits);
             }
-            apic.set(register, before | bits);
         }
     }
     all

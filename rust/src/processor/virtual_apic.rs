@@ -1,7 +1,7 @@
 //! The virtual-APIC page: the local APIC's registers as the guest sees them.
 //!
 //! SDM vol. 3C, "Virtual-APIC Registers" 30.1.1. The page belongs to the processor that runs the vCPU; nobody else
-//! writes it, so plain loads and stores do.
+//! writes it, so plain loads and stores do, ordered with nothing.
 
 use crate::arch::vector::{highest_in_bank, highest_in_word};
 use crate::arch::{ApicRegister, Icr, VectorBit};
@@ -39,27 +39,27 @@ impl<'a, W: Word> VirtualApic<'a, W> {
     #[inline]
     #[must_use]
     pub fn get(self, register: ApicRegister) -> u32 {
-        self.word(register).load() as u32
+        self.word(register).load_own() as u32
     }
 
     /// Writes a 32-bit register; the 4 bytes after it keep their value.
     #[inline]
     pub fn set(self, register: ApicRegister, value: u32) {
         let word = self.word(register);
-        word.store(word.load() & !REGISTER | u64::from(value));
+        word.store_own(word.load_own() & !REGISTER | u64::from(value));
     }
 
     /// The 8 bytes at a register's offset, as RDMSR reads them.
     #[inline]
     #[must_use]
     pub fn get_64(self, register: ApicRegister) -> u64 {
-        self.word(register).load()
+        self.word(register).load_own()
     }
 
     /// Writes the 8 bytes at a register's offset, as WRMSR of the ICR does.
     #[inline]
     pub fn set_64(self, register: ApicRegister, value: u64) {
-        self.word(register).store(value);
+        self.word(register).store_own(value);
     }
 
     /// Reads `bytes` bytes (1, 2 or 4) at page offset `offset`, within one register.
@@ -89,18 +89,24 @@ impl<'a, W: Word> VirtualApic<'a, W> {
     #[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
     pub fn set_bit(self, bank: ApicRegister, vector: u8) -> bool {
         let bit = VectorBit::of(vector);
-        let register = bank.of_bank(bit);
-        let before = self.get(register);
-        self.set(register, before | bit.bank_mask());
-        before & bit.bank_mask() != 0
+        self.set_bits(bank.of_bank(bit), bit.bank_mask()) & bit.bank_mask() != 0
+    }
+
+    /// Sets bits of a register; returns the register before.
+    #[inline]
+    pub(super) fn set_bits(self, register: ApicRegister, bits: u32) -> u32 {
+        let word = self.word(register);
+        let before = word.load_own();
+        word.store_own(before | u64::from(bits));
+        before as u32
     }
 
     /// Clears a vector's bit in a bank.
     #[inline]
     pub fn clear_bit(self, bank: ApicRegister, vector: u8) {
         let bit = VectorBit::of(vector);
-        let register = bank.of_bank(bit);
-        self.set(register, self.get(register) & !bit.bank_mask());
+        let word = self.word(bank.of_bank(bit));
+        word.store_own(word.load_own() & !u64::from(bit.bank_mask()));
     }
 
     /// Whether a vector's bit is set in a bank.

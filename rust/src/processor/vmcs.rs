@@ -166,10 +166,7 @@ impl Default for Capabilities {
 /// Whether `value` has no bit at or above bit `bits`.
 #[inline]
 pub(super) const fn fits(value: u64, bits: u8) -> bool {
-    match value.checked_shr(bits as u32) {
-        Some(beyond) => beyond == 0,
-        None => true,
-    }
+    value.unbounded_shr(bits as u32) == 0
 }
 
 #[cfg(test)]
