@@ -17,6 +17,9 @@ vm.vcpu(1).descriptor
 """
 
 from ipivrs._core import (
+    CLAUSES,
+    NOTIFICATIONS,
+    OUTCOMES,
     Descriptor,
     Explanation,
     Outcome,
@@ -37,7 +40,10 @@ from ipivrs.scenario_text import ScenarioError
 from ipivrs.simulation import ScenarioResult
 
 __all__ = [
+    "CLAUSES",
     "IPI_DTYPE",
+    "NOTIFICATIONS",
+    "OUTCOMES",
     "VM",
     "Chaos",
     "Descriptor",

@@ -4,14 +4,14 @@
 //! vCPU k has pCPU k for itself. Notifications are carried to the target's local APIC at once and wait there until the
 //! target reaches an instruction boundary.
 
-use crate::arch::msr::IA32_APIC_BASE;
+use crate::arch::msr::{self, IA32_APIC_BASE};
 use crate::arch::{ApicBaseError, ApicRegister, Clause, Exit, PidControl, VmcsField};
 use crate::guest::end_of_interrupt;
 use crate::hypervisor::{ApicBaseWrite, Vcpu, Vm, VmConfig, VmError};
 use crate::memory::{Line, OutOfMemory, Owner, PhysicalMemory};
 use crate::processor::{
-    Access, Boundary, EntryFailure, ExternalInterrupt, Harvest, LocalApic, NonRoot, Notice, Outcome, Read, SendUipi,
-    VirtualApic, VmcsError, descriptor, local_apic, pid_table,
+    Access, Boundary, EntryFailure, ExternalInterrupt, Harvest, LocalApic, NonRoot, Notice, Outcome, Posted, Read,
+    SendUipi, VirtualApic, VmcsError, descriptor, local_apic, pid_table,
 };
 use std::cell::Cell;
 
@@ -88,13 +88,19 @@ impl Machine {
             Ok(mut guest) => act(&mut guest),
             Err(violation) => violation,
         };
-        if let Outcome::Posted(posted) = outcome
-            && let Notice::Due(due) = posted.notice
+        if let Outcome::Posted(posted) = outcome {
+            self.carry(posted.notice);
+        }
+        outcome
+    }
+
+    /// Carries a notification to the local APIC that it names, if there is one.
+    fn carry(&self, notice: Notice) {
+        if let Notice::Due(due) = notice
             && let Some(requests) = self.local(due.destination as usize)
         {
             local_apic::request(requests, due.vector);
         }
-        outcome
     }
 
     fn local(&self, pcpu: usize) -> Option<&Line<Cell<u64>>> {
@@ -176,6 +182,16 @@ impl Machine {
         Ok(address)
     }
 
+    /// The two words of the UPID at `address`, or none if there is none.
+    #[must_use]
+    pub fn upid(&self, address: u64) -> Option<[u64; 2]> {
+        let owner = self.memory.owner_of(address)?.owner;
+        if !matches!(owner, Owner::UserDescriptor { .. }) {
+            return None;
+        }
+        Some([self.memory.word(address)?.get(), self.memory.word(address + 8)?.get()])
+    }
+
     /// VM entry: the controls in the VMCS are checked and take effect.
     ///
     /// # Errors
@@ -214,6 +230,46 @@ impl Machine {
             }
         }
         step
+    }
+
+    /// An interrupt that a device posts in a vCPU's descriptor through the IOMMU, which carries the notification.
+    /// None if the VMCS names no descriptor.
+    pub fn device_post(&mut self, vcpu: usize, vector: u8, urgent: bool) -> Option<Posted> {
+        let address = self.vcpu(vcpu).vp().vmcs.descriptor;
+        let pid = self.memory.descriptor(address)?;
+        let coalesced = descriptor::post_request(pid, vector);
+        let notice =
+            if urgent { descriptor::post_urgent_notification(pid) } else { descriptor::post_notification(pid) };
+        self.carry(notice);
+        Some(Posted { vector, apic_id: self.vcpu(vcpu).apic_id(), descriptor: address, coalesced, notice })
+    }
+
+    /// Requests a physical interrupt of a vCPU's pCPU.
+    pub fn physical_interrupt(&mut self, vcpu: usize, vector: u8) {
+        if let Some(requests) = self.local(vcpu) {
+            local_apic::request(requests, vector);
+        }
+    }
+
+    /// Whether reads (writes, if `write`) of an MSR exit on this vCPU, or none where no MSR bitmap covers it.
+    #[must_use]
+    pub fn intercept(&self, vcpu: usize, msr: u32, write: bool) -> Option<bool> {
+        let (word, mask) = self.intercept_bit(vcpu, msr, write)?;
+        Some(word.get() & mask != 0)
+    }
+
+    /// Makes reads (writes, if `write`) of an MSR exit or pass on all vCPUs that share this one's MSR bitmap. Returns
+    /// whether the bitmap covers the MSR.
+    pub fn set_intercept(&mut self, vcpu: usize, msr: u32, write: bool, exits: bool) -> bool {
+        let Some((word, mask)) = self.intercept_bit(vcpu, msr, write) else { return false };
+        word.set(if exits { word.get() | mask } else { word.get() & !mask });
+        true
+    }
+
+    fn intercept_bit(&self, vcpu: usize, msr: u32, write: bool) -> Option<(&Cell<u64>, u64)> {
+        let bitmap = self.memory.page(self.vcpu(vcpu).vp().vmcs.msr_bitmap)?;
+        let at = msr::bitmap_position(msr, write)?;
+        Some((bitmap.get(at.word)?, at.mask))
     }
 
     /// Whether the pCPU's local APIC has an interrupt pending.

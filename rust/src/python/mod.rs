@@ -1,6 +1,7 @@
 //! The Python face: `ipivrs._core`. It turns values into Python objects and back; nothing here decides anything.
 #![allow(unsafe_code, reason = "PyO3's macros expand to unsafe code of their own; none is written here")]
 
+mod batch;
 mod dicts;
 mod explain;
 mod outcome;
@@ -56,6 +57,9 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("OUTCOMES", super::outcome::Kind::NAMES)?;
+        module.add("NOTIFICATIONS", super::outcome::NOTIFICATIONS)?;
+        module.add("CLAUSES", super::run::clause_names())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -3,6 +3,7 @@
 use crate::arch::{ApicMode, DeliveryMode, DestinationMode, Shorthand};
 use crate::engine::threads::Pace;
 use crate::hypervisor::MAX_VCPUS;
+use crate::processor::Activity;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
@@ -46,6 +47,18 @@ pub(super) fn level_assert(word: &str) -> PyResult<bool> {
 
 pub(super) fn trigger_level(word: &str) -> PyResult<bool> {
     choose("trigger", word, &[("edge", false), ("level", true)])
+}
+
+/// Names of the guest activity states.
+pub(super) const ACTIVITIES: [(&str, Activity); 4] = [
+    ("active", Activity::Active),
+    ("hlt", Activity::Hlt),
+    ("shutdown", Activity::Shutdown),
+    ("wait-for-sipi", Activity::WaitForSipi),
+];
+
+pub(super) fn activity(word: &str) -> PyResult<Activity> {
+    choose("activity", word, &ACTIVITIES)
 }
 
 /// A number of vCPUs.

@@ -168,7 +168,7 @@ impl RunResult {
     /// The clauses behind the codes in the column "clause"; code 0 is none.
     #[getter]
     fn clause_names(&self) -> Vec<String> {
-        std::iter::once("none".to_owned()).chain(Clause::all().map(|clause| clause.to_string())).collect()
+        clause_names()
     }
 
     /// Names of the codes in the column "via".
@@ -176,6 +176,11 @@ impl RunResult {
     fn via_names(&self) -> Vec<&'static str> {
         Via::ALL.iter().map(|via| via.name()).collect()
     }
+}
+
+/// The clauses behind codes in columns; code 0 is none.
+pub(super) fn clause_names() -> Vec<String> {
+    std::iter::once("none".to_owned()).chain(Clause::all().map(|clause| clause.to_string())).collect()
 }
 
 impl RunResult {

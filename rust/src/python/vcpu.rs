@@ -1,11 +1,13 @@
 //! `Vcpu`: one vCPU driven by hand.
 
+use super::batch::Columns;
 use super::dicts;
 use super::outcome::Outcome;
 use super::parse::{self, U8, U32, U64};
 use super::vm::SharedMachine;
 use crate::arch::{AccessKind, ApicRegister, Clause, PidControl, VmcsField};
-use crate::processor::{Access, Activity, ExternalInterrupt, Width, vectors_of};
+use crate::processor::{Access, ExternalInterrupt, Width, vectors_of};
+use numpy::{AllowTypeChange, PyArrayLike1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -56,7 +58,12 @@ fn field(encoding: u32) -> PyResult<VmcsField> {
     })
 }
 
+fn no_descriptor(address: u64) -> PyErr {
+    PyValueError::new_err(format!("the descriptor address in the VMCS, {address:#x}, is no descriptor"))
+}
+
 #[pymethods]
+#[allow(clippy::needless_pass_by_value, reason = "PyO3 hands arrays over by value")]
 impl Vcpu {
     /// WRMSR: the guest writes `value` (64 bits, EDX:EAX) to the MSR numbered `msr`.
     ///
@@ -98,6 +105,113 @@ impl Vcpu {
     fn mmio_read(&self, offset: i128, width: i128) -> PyResult<Outcome> {
         let access = access(offset, width, AccessKind::Read)?;
         Ok(Outcome::of_read(self.machine.lock().mmio_read(self.index, access), Clause::ReadVirtualized))
+    }
+
+    /// An instruction fetch from `offset` (0 to 0xFFF) of the APIC-access page. SDM vol. 3C, 30.4.2.
+    ///
+    /// Raises:
+    ///     ValueError: No such offset.
+    fn mmio_fetch(&self, offset: i128) -> PyResult<Outcome> {
+        let access = access(offset, 1, AccessKind::Fetch)?;
+        Ok(Outcome::of_read(self.machine.lock().mmio_read(self.index, access), Clause::ReadVirtualized))
+    }
+
+    /// WRMSR of each of `values` (one dimension, taken as uint64) to one MSR, in order, as `wrmsr` does it.
+    ///
+    /// Returns columns with a row for each write: "outcome" (uint8, a position in `OUTCOMES`), "clause" (uint8, a position
+    /// in `CLAUSES`), "reason" (uint16) and "qualification" (uint64) of an exit, else 0; "vector" (int16), "destination"
+    /// (int64), "coalesced" (int8, 0 or 1), "notification" (int8, a position in `NOTIFICATIONS`) of what was posted, else -1.
+    fn wrmsr_batch<'py>(
+        &self,
+        py: Python<'py>,
+        msr: U32,
+        values: PyArrayLike1<'py, u64, AllowTypeChange>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let values = values.as_array();
+        py.detach(|| {
+            let mut machine = self.machine.lock();
+            let outcomes: Vec<_> = values.iter().map(|&value| machine.wrmsr(self.index, msr.0, value)).collect();
+            Columns::of(&outcomes)
+        })
+        .into_dict(py)
+    }
+
+    /// A write of each of `values` (one dimension, taken as uint64) at one offset of the APIC-access page, in order, as
+    /// `mmio_write` does it. Returns columns as `wrmsr_batch` does.
+    ///
+    /// Raises:
+    ///     ValueError: No such offset or width.
+    #[pyo3(signature = (offset, values, width=4))]
+    fn mmio_write_batch<'py>(
+        &self,
+        py: Python<'py>,
+        offset: i128,
+        values: PyArrayLike1<'py, u64, AllowTypeChange>,
+        width: i128,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let access = access(offset, width, AccessKind::Write)?;
+        let values = values.as_array();
+        py.detach(|| {
+            let mut machine = self.machine.lock();
+            let outcomes: Vec<_> = values.iter().map(|&value| machine.mmio_write(self.index, access, value)).collect();
+            Columns::of(&outcomes)
+        })
+        .into_dict(py)
+    }
+
+    /// An interrupt that a device posts in this vCPU's descriptor through the IOMMU, urgent (SN is not looked at) or not;
+    /// the notification is carried to the pCPU's local APIC. "Interrupt Posting", Intel VT-d 5.2.3.
+    ///
+    /// Raises:
+    ///     ValueError: The descriptor address in the VMCS is no descriptor.
+    #[pyo3(signature = (vector, *, urgent=false))]
+    fn device_post(&self, vector: U8, urgent: bool) -> PyResult<Outcome> {
+        let mut machine = self.machine.lock();
+        let posted = machine.device_post(self.index, vector.0, urgent);
+        let address = machine.vmread(self.index, VmcsField::PostedInterruptDescriptorAddress);
+        posted.map(Outcome::of_post).ok_or_else(|| no_descriptor(address))
+    }
+
+    /// Requests a physical interrupt of this vCPU's pCPU; `external_interrupt` takes it.
+    fn physical_interrupt(&self, vector: U8) {
+        self.machine.lock().physical_interrupt(self.index, vector.0);
+    }
+
+    /// The highest interrupt that the local APIC has pending arrives: posted-interrupt processing ("virtualized"), or VM
+    /// exit 1, whose `vector` is the acknowledged one. Returns None if nothing was deliverable. SDM vol. 3C, 30.6.
+    fn external_interrupt(&self) -> Option<Outcome> {
+        let mut machine = self.machine.lock();
+        let interrupt = machine.external_interrupt(self.index);
+        let vector = machine.vmread(self.index, VmcsField::PostedInterruptNotificationVector) as u8;
+        Outcome::of_external_interrupt(interrupt, vector, |violation| violation.message(machine.memory()))
+    }
+
+    /// Makes reads or writes of an MSR exit (True) or pass (False); None leaves them as they are. vCPUs of a VM whose
+    /// local APICs are in the same mode share one MSR bitmap. SDM vol. 3C, "MSR-Bitmap Address" 25.6.9.
+    ///
+    /// Raises:
+    ///     ValueError: No bitmap covers the MSR: outside 0-1FFFH and C0000000H-C0001FFFH every access exits.
+    #[pyo3(signature = (msr, *, read=None, write=None))]
+    fn set_intercept(&self, msr: U32, read: Option<bool>, write: Option<bool>) -> PyResult<()> {
+        let mut machine = self.machine.lock();
+        for (is_write, exits) in [(false, read), (true, write)] {
+            if let Some(exits) = exits
+                && !machine.set_intercept(self.index, msr.0, is_write, exits)
+            {
+                return Err(PyValueError::new_err(format!(
+                    "MSR {:X}H is in no MSR bitmap, its accesses always exit: give 0 to 1FFFH or C0000000H to C0001FFFH",
+                    msr.0
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether reads and writes of an MSR exit: a pair. SDM vol. 3C, "MSR-Bitmap Address" 25.6.9.
+    fn intercepts(&self, msr: U32) -> (bool, bool) {
+        let machine = self.machine.lock();
+        let exits = |write| machine.intercept(self.index, msr.0, write).unwrap_or(true);
+        (exits(false), exits(true))
     }
 
     /// SENDUIPI to the UPID at physical address `upid` (see `Vm.new_upid`) with user vector `user_vector`, 0 to 63.
@@ -170,9 +284,7 @@ impl Vcpu {
     fn descriptor(&self) -> PyResult<Descriptor> {
         let machine = self.machine.lock();
         let address = machine.vcpus()[self.index].vp().vmcs.descriptor;
-        let missing =
-            || PyValueError::new_err(format!("the descriptor address in the VMCS, {address:#x}, is no descriptor"));
-        let (pir, control) = machine.descriptor(self.index).ok_or_else(missing)?;
+        let (pir, control) = machine.descriptor(self.index).ok_or_else(|| no_descriptor(address))?;
         Ok(Descriptor { address, pir, control })
     }
 
@@ -288,12 +400,16 @@ impl Vcpu {
     /// Guest activity state: "active", "hlt", "shutdown" or "wait-for-sipi".
     #[getter]
     fn activity(&self) -> &'static str {
-        match self.machine.lock().vcpus()[self.index].vp().activity {
-            Activity::Active => "active",
-            Activity::Hlt => "hlt",
-            Activity::Shutdown => "shutdown",
-            Activity::WaitForSipi => "wait-for-sipi",
-        }
+        let activity = self.machine.lock().vcpus()[self.index].vp().activity;
+        parse::ACTIVITIES.iter().find(|(_, state)| *state == activity).map_or("active", |(name, _)| name)
+    }
+
+    /// Raises:
+    ///     ValueError: There is no such state.
+    #[setter]
+    fn set_activity(&self, state: &str) -> PyResult<()> {
+        self.machine.lock().state_mut(self.index).activity = parse::activity(state)?;
+        Ok(())
     }
 
     /// VMREAD of the field with this encoding.

@@ -114,6 +114,18 @@ impl Vm {
         self.0.lock().new_upid(vector.0, destination.0).map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
+    /// The two 64-bit words of the UPID at `address`: control (ON bit 0, SN bit 1, NV bits 23:16, NDST bits 63:32) and
+    /// requests, a bit for each user vector.
+    ///
+    /// Raises:
+    ///     ValueError: There is no UPID at that address.
+    fn upid(&self, address: U64) -> PyResult<(u64, u64)> {
+        let words = self.0.lock().upid(address.0);
+        words
+            .map(|[control, requests]| (control, requests))
+            .ok_or_else(|| PyValueError::new_err(format!("no UPID at {:#x}: new_upid makes them", address.0)))
+    }
+
     fn __repr__(&self) -> String {
         let machine = self.0.lock();
         format!("<Vm of {} vCPUs, last PID-pointer index {}>", machine.vcpus().len(), machine.last_index())
