@@ -66,6 +66,10 @@ format: lint-prerequisites $(VENV)/developed ## put both languages into shape
 bench: prerequisites ## criterion's benchmarks
 	cargo bench --locked
 
+.PHONY: fuzz
+fuzz: prerequisites ## the parsers and the guest's acts under libFuzzer, SECONDS=60 for each
+	tools/fuzz.sh $(SECONDS)
+
 .PHONY: wheel
 wheel: $(VENV)/installed ## a wheel for CPython >= 3.10 in dist/
 	$(MATURIN) build --release --strip --locked --out dist
