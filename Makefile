@@ -66,6 +66,10 @@ format: lint-prerequisites $(VENV)/developed ## put both languages into shape
 bench: prerequisites ## criterion's benchmarks
 	cargo bench --locked
 
+.PHONY: conformance
+conformance: $(VENV)/developed build ## every case of every table against the executable specification; docs/conformance.md
+	PYTHONPATH=tests $(BIN)/python -m conformance
+
 .PHONY: fuzz
 fuzz: prerequisites ## the parsers and the guest's acts under libFuzzer, SECONDS=60 for each
 	tools/fuzz.sh $(SECONDS)

@@ -27,7 +27,7 @@ pub struct ApicBase {
     pub page: u64,
 }
 
-/// The mode of a local APIC, from the EN and EXTD bits.
+/// The mode of a local APIC, from the EN and EXTD bits. (11.12.5)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApicMode {
     /// EN = 0, EXTD = 0.
@@ -38,7 +38,7 @@ pub enum ApicMode {
     X2Apic,
 }
 
-/// Why a write to IA32_APIC_BASE takes #GP(0).
+/// Why a write to IA32_APIC_BASE takes #GP(0): reserved bits, or moves that are none. (11.12.5)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ApicBaseError {
     /// A reserved bit (7:0, 9, or at and above MAXPHYADDR) is set.

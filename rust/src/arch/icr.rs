@@ -5,7 +5,7 @@
 use super::ApicMode;
 use bitfield_struct::bitfield;
 
-/// Bits 31:0 of the ICR: the same in xAPIC and x2APIC mode but for bit 12.
+/// Bits 31:0 of the ICR: vector, shorthand and the rest; the same in xAPIC and x2APIC mode but for bit 12. (11.6.1)
 #[bitfield(u32)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct IcrLow {
@@ -170,7 +170,7 @@ impl IcrLow {
     }
 }
 
-/// ICR_HI in xAPIC mode: the destination is bits 31:24, the rest is reserved.
+/// ICR_HI in xAPIC mode: the destination is bits 31:24, the rest is reserved. (11.6.1)
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct XApicIcrHigh {
@@ -180,7 +180,7 @@ pub struct XApicIcrHigh {
     pub destination: u8,
 }
 
-/// The ICR in x2APIC mode: one 64-bit register.
+/// The ICR in x2APIC mode: one 64-bit register, the destination is bits 63:32. (11.12.9)
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct X2ApicIcr {

@@ -25,13 +25,13 @@ pub const X2APIC_ICR: u32 = X2APIC_FIRST + 0x30;
 /// IA32_X2APIC_SELF_IPI.
 pub const X2APIC_SELF_IPI: u32 = X2APIC_FIRST + 0x3F;
 
-/// Whether `msr` is of the x2APIC range.
+/// Whether `msr` is of the x2APIC range, 800H to 8FFH. (30.5)
 #[must_use]
 pub const fn is_x2apic(msr: u32) -> bool {
     X2APIC_FIRST <= msr && msr <= X2APIC_LAST
 }
 
-/// The page offset behind an MSR of the x2APIC range: `(ECX & FFH) << 4`.
+/// The page offset behind an MSR of the x2APIC range: `(ECX & FFH) << 4`. (30.5)
 #[must_use]
 pub const fn page_offset(msr: u32) -> u16 {
     ((msr & 0xFF) << 4) as u16

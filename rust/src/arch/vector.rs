@@ -28,7 +28,7 @@ impl VectorBit {
         Self(vector)
     }
 
-    /// Byte offset within a register bank of the APIC page: `(x & E0H) >> 1`.
+    /// Byte offset within a register bank of the APIC page: `(x & E0H) >> 1`. (30.1.1)
     #[must_use]
     pub const fn bank_offset(self) -> usize {
         (self.0 as usize & 0xE0) >> 1

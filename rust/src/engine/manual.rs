@@ -192,6 +192,19 @@ impl Machine {
         Some([self.memory.word(address)?.get(), self.memory.word(address + 8)?.get()])
     }
 
+    /// Writes the two words of the UPID at `address`. Returns whether there is one.
+    pub fn set_upid(&mut self, address: u64, words: [u64; 2]) -> bool {
+        let found = self.upid(address).is_some();
+        if found {
+            for (at, value) in (0..).zip(words) {
+                if let Some(word) = self.memory.word(address + 8 * at) {
+                    word.set(value);
+                }
+            }
+        }
+        found
+    }
+
     /// VM entry: the controls in the VMCS are checked and take effect.
     ///
     /// # Errors

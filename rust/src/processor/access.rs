@@ -92,7 +92,8 @@ impl<W: Word> NonRoot<'_, W> {
         self.apic_write_emulation(access.offset)
     }
 
-    /// Conditions under which no access is virtualized, whatever its offset. (30.4.2, 30.4.3.1)
+    /// Conditions under which no access is virtualized, whatever its offset: without TPR shadow, a fetch, by its width,
+    /// outside of a register's low bytes. (30.4.2, 30.4.3.1)
     #[inline]
     fn never_virtualized(&self, access: Access) -> Option<Clause> {
         if !self.vp.controls.tpr_shadow {
@@ -137,7 +138,8 @@ impl<W: Word> NonRoot<'_, W> {
         }
     }
 
-    /// APIC-write emulation, after the data is in the virtual-APIC page. (30.4.3.2)
+    /// APIC-write emulation, after the data is in the virtual-APIC page: 080H, 0B0H, 300H, 310H-313H, any other offset.
+    /// (30.4.3.2)
     #[inline]
     fn apic_write_emulation(&mut self, offset: u16) -> Outcome {
         let register = ApicRegister::containing(offset);

@@ -27,7 +27,9 @@ impl<W: Word> NonRoot<'_, W> {
             !self.vp.controls.interrupt_window_exiting && vector::class(self.vp.vmcs.rvi) > vector::class(self.vppr());
     }
 
-    /// An instruction boundary: delivers a recognized virtual interrupt if the guest can take it.
+    /// An instruction boundary: delivers a recognized virtual interrupt if the guest can take it, with RFLAGS.IF = 1 and
+    /// no shadow: it is then deliverable. (30.2.2) Before it come the TPR threshold right after VM entry (27.7.7) and the
+    /// interrupt window (26.2).
     #[inline]
     pub fn boundary(&mut self) -> Boundary {
         if self.vp.threshold_due {
@@ -47,7 +49,7 @@ impl<W: Word> NonRoot<'_, W> {
         if self.vp.recognized { Boundary::Delivered(self.deliver()) } else { Boundary::Nothing }
     }
 
-    /// Virtual-interrupt delivery. (30.2.2)
+    /// Virtual-interrupt delivery, which ends HLT: the wake-up. (30.2.2)
     #[inline]
     fn deliver(&mut self) -> u8 {
         let vector = self.vp.vmcs.rvi;

@@ -9,7 +9,7 @@ use crate::arch::posted_interrupt::{CONTROL_WORD, PIR_WORDS};
 use crate::arch::{PidControl, VectorBit};
 use crate::memory::{Line, Word};
 
-/// PIR\[V\] := 1. Returns whether it was set already. (30.1.6 step 4)
+/// PIR\[V\] := 1. Returns whether it was set already. (30.1.6 step 4; for a device VT-d 5.2.3)
 ///
 /// Pairs with [`take_requests`]: whoever takes the word sees the bit or leaves it for later.
 #[inline]
@@ -18,7 +18,7 @@ pub fn post_request<W: Word>(pid: &Line<W>, vector: u8) -> bool {
     pid[bit.word()].fetch_or(bit.word_mask()) & bit.word_mask() != 0
 }
 
-/// If ON = 0 and SN = 0 then ON := 1 and a notification is due, with NV and NDST as they were then. (30.1.6 step 5)
+/// If ON = 0 and SN = 0 then ON := 1 and a notification is due, with NV and NDST as they were then. (30.1.6 step 5; for a device VT-d 5.2.3)
 ///
 /// One locked operation. Where ON or SN is seen set there is nothing to change; the locked operation of
 /// [`post_request`] before it is then the barrier that orders the post before this look.

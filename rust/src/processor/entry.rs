@@ -132,6 +132,7 @@ pub fn check(vmcs: &Vmcs, processor: &Capabilities, vtpr: u8) -> Result<(), Entr
 
 impl<'a, W: Word> NonRoot<'a, W> {
     /// VM entry: checks the controls; then, with virtual-interrupt delivery = 1, PPR virtualization and evaluation.
+    /// (27.3.2.5) Whether the TPR threshold is due is noted for the first boundary. (27.7.7)
     ///
     /// # Errors
     /// The check that failed; the virtual processor has not changed.

@@ -15,9 +15,11 @@ impl<W: Word> NonRoot<'_, W> {
     /// Steps 4 and 5 are two atomic acts: another agent may act between them.
     #[inline]
     pub(super) fn ipi_virtualization(&mut self, vector: u8, apic_id: u32) -> Outcome {
+        // Step 1.
         if vector < vector::FIRST_LEGAL {
             return self.icr_exit(Clause::IpiVector);
         }
+        // Steps 2 and 3.
         let address = match pid_table::lookup(
             self.memory,
             self.vp.vmcs.pid_table,
@@ -45,7 +47,8 @@ impl<W: Word> NonRoot<'_, W> {
         Outcome::SelfIpi { vector, coalesced }
     }
 
-    /// APIC-write emulation of a write to ICR_LO: self-IPI rule, then IPI rule, else an exit. (30.4.3.2)
+    /// APIC-write emulation of a write to ICR_LO, 300H. Step 1 is the self-IPI rule, step 2 the IPI rule, step 3 the
+    /// exit; the two rules exclude each other. (30.4.3.2)
     pub(super) fn icr_low_written(&mut self) -> Outcome {
         let icr = self.apic.icr_xapic();
         let controls = self.vp.controls;
@@ -70,7 +73,7 @@ impl<W: Word> NonRoot<'_, W> {
         self.icr_exit(failure.unwrap_or(Clause::X2ApicIcrReserved))
     }
 
-    /// APIC-write exit for a write of the ICR: trap-like, qualification 300H.
+    /// APIC-write exit for a write of the ICR: trap-like, qualification 300H. (30.1.6, 30.5, 30.4.3.3)
     #[cold]
     fn icr_exit(&mut self, clause: Clause) -> Outcome {
         self.apic_write_exit(ApicRegister::ICR_LOW.offset(), clause)

@@ -46,7 +46,7 @@ impl<W: Word> NonRoot<'_, W> {
         Read::Value(self.apic.get_64(ApicRegister::containing(msr::page_offset(msr))))
     }
 
-    /// The MSR bitmap, or its absence, intercepts the access. It is looked at before anything else.
+    /// The MSR bitmap, or its absence, intercepts the access. It is looked at before anything else. (25.6.9)
     #[inline]
     fn intercepted(&self, msr: u32, write: bool) -> bool {
         match (self.bitmap, msr::bitmap_position(msr, write)) {
@@ -60,6 +60,7 @@ impl<W: Word> NonRoot<'_, W> {
         self.exit(Exit { reason, qualification: 0, clause: Clause::MsrIntercepted })
     }
 
+    /// WRMSR 830H, the ICR. (30.5)
     // Its own function, so that `wrmsr` of a known MSR stays small enough to be inlined where it is called.
     #[inline(never)]
     fn write_icr(&mut self, value: u64) -> Outcome {
@@ -74,6 +75,7 @@ impl<W: Word> NonRoot<'_, W> {
         self.x2apic_icr_written(icr)
     }
 
+    /// WRMSR 83FH, the self-IPI register. (30.5)
     fn write_self_ipi(&mut self, value: u64) -> Outcome {
         if !self.vp.controls.interrupt_delivery {
             return Outcome::NotVirtualized(Clause::MsrNotVirtualized);
@@ -86,6 +88,7 @@ impl<W: Word> NonRoot<'_, W> {
         self.self_ipi_virtualization(vector)
     }
 
+    /// WRMSR 808H, the TPR. (30.5)
     fn write_tpr(&mut self, value: u64) -> Outcome {
         if value > u64::from(u8::MAX) {
             return Outcome::Fault(Clause::TprReserved);
@@ -94,6 +97,7 @@ impl<W: Word> NonRoot<'_, W> {
         self.tpr_virtualization()
     }
 
+    /// WRMSR 80BH, the EOI register. (30.5)
     #[inline]
     fn write_eoi(&mut self, value: u64) -> Outcome {
         if !self.vp.controls.interrupt_delivery {

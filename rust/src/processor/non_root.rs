@@ -60,7 +60,7 @@ pub(super) struct Controls {
 }
 
 impl Controls {
-    /// What `vmcs` asks for.
+    /// What `vmcs` asks for: controls of a word that is not activated act as 0. (25.6, 25.6.2, 25.7.1)
     pub(super) const fn of(vmcs: &Vmcs) -> Self {
         let secondary = vmcs.primary.activate_secondary();
         let tertiary = vmcs.primary.activate_tertiary();

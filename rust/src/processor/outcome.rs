@@ -54,7 +54,7 @@ pub enum Notice {
     Outstanding,
 }
 
-/// An ordinary physical interrupt, sent as a notification.
+/// An ordinary physical interrupt, sent as a notification. (30.1.6 step 6)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notification {
     /// Physical vector, from NV.

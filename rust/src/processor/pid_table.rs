@@ -23,7 +23,7 @@ pub const fn entry_address(table: u64, apic_id: u32) -> u64 {
     table.wrapping_add(apic_id as u64 * ENTRY_BYTES)
 }
 
-/// Address of the descriptor of virtual APIC ID `apic_id`. [`PidPointerEntry::checked_bits`] says which bits of the
+/// Address of the descriptor of virtual APIC ID `apic_id`. (30.1.6 steps 2 and 3) [`PidPointerEntry::checked_bits`] says which bits of the
 /// entry count.
 ///
 /// # Errors

@@ -49,7 +49,7 @@ impl<W: Word> NonRoot<'_, W> {
         SendUipi::Notified(self.user_notification(due))
     }
 
-    /// The notification as an IPI to be virtualized.
+    /// The notification of SENDUIPI as an IPI to be virtualized: the destination, and VICR.
     fn user_notification(&mut self, due: Notification) -> Outcome {
         let xapic = self.vp.controls.apic_accesses;
         let mode = if xapic { ApicMode::XApic } else { ApicMode::X2Apic };
@@ -66,7 +66,7 @@ impl<W: Word> NonRoot<'_, W> {
     }
 }
 
-/// If SN = 0 and ON = 0 then ON := 1 and the notification is due, as one locked operation.
+/// SENDUIPI's claim of ON: if SN = 0 and ON = 0 then ON := 1 and the notification is due, as one locked operation.
 fn set_outstanding<W: Word>(control: &W) -> Option<Notification> {
     let mut seen = control.load();
     loop {

@@ -134,6 +134,12 @@ impl<'a, W: Word> VirtualApic<'a, W> {
         std::array::from_fn(|i| u64::from(self.get(bank.nth(2 * i + 1))) << 32 | u64::from(self.get(bank.nth(2 * i))))
     }
 
+    /// The bytes of the page.
+    #[must_use]
+    pub fn bytes(self) -> Vec<u8> {
+        self.0.iter().flat_map(|word| word.load_own().to_le_bytes()).collect()
+    }
+
     /// The vectors of a bank, lowest first.
     #[must_use]
     pub fn vectors(self, bank: ApicRegister) -> Vec<u8> {

@@ -6,11 +6,11 @@ use super::outcome::Outcome;
 use super::parse::{self, U8, U32, U64};
 use super::vm::SharedMachine;
 use crate::arch::{AccessKind, ApicRegister, Clause, PidControl, VmcsField};
-use crate::processor::{Access, ExternalInterrupt, Width, vectors_of};
+use crate::processor::{Access, ExternalInterrupt, VirtualApic, Width, vectors_of};
 use numpy::{AllowTypeChange, PyArrayLike1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 /// One vCPU of a `Vm`, always in VMX non-root operation.
 #[pyclass(frozen, module = "ipivrs._core")]
@@ -184,6 +184,13 @@ impl Vcpu {
         let interrupt = machine.external_interrupt(self.index);
         let vector = machine.vmread(self.index, VmcsField::PostedInterruptNotificationVector) as u8;
         Outcome::of_external_interrupt(interrupt, vector, |violation| violation.message(machine.memory()))
+    }
+
+    /// The 4096 bytes of the virtual-APIC page, a copy. SDM vol. 3C, "Virtual-APIC Registers" 30.1.1.
+    #[getter]
+    fn virtual_apic_page<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let bytes = self.machine.lock().virtual_apic(self.index).map(VirtualApic::bytes).unwrap_or_default();
+        PyBytes::new(py, &bytes)
     }
 
     /// Makes reads or writes of an MSR exit (True) or pass (False); None leaves them as they are. vCPUs of a VM whose

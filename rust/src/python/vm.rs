@@ -121,9 +121,16 @@ impl Vm {
     ///     ValueError: There is no UPID at that address.
     fn upid(&self, address: U64) -> PyResult<(u64, u64)> {
         let words = self.0.lock().upid(address.0);
-        words
-            .map(|[control, requests]| (control, requests))
-            .ok_or_else(|| PyValueError::new_err(format!("no UPID at {:#x}: new_upid makes them", address.0)))
+        words.map(|[control, requests]| (control, requests)).ok_or_else(|| Self::no_upid(address.0))
+    }
+
+    /// Writes the two 64-bit words of the UPID at `address`: control and requests.
+    ///
+    /// Raises:
+    ///     ValueError: There is no UPID at that address.
+    fn set_upid(&self, address: U64, control: U64, requests: U64) -> PyResult<()> {
+        let found = self.0.lock().set_upid(address.0, [control.0, requests.0]);
+        if found { Ok(()) } else { Err(Self::no_upid(address.0)) }
     }
 
     fn __repr__(&self) -> String {
@@ -133,6 +140,10 @@ impl Vm {
 }
 
 impl Vm {
+    fn no_upid(address: u64) -> PyErr {
+        PyValueError::new_err(format!("no UPID at {address:#x}: new_upid makes them"))
+    }
+
     fn beyond(apic_id: u32) -> PyErr {
         PyIndexError::new_err(format!(
             "the PID-pointer table has no entry {apic_id}: make the VM with a larger last_index"
