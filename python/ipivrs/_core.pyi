@@ -21,10 +21,13 @@ __all__ = [
     "Vm",
     "__version__",
     "build_info",
+    "check",
     "compose_icr",
     "explain",
+    "policy_steps",
     "read_policy",
     "read_toml",
+    "replay",
     "run",
     "run_scenario",
 ]
@@ -91,6 +94,16 @@ class RunResult:
 
 def run_scenario(description: str, policy: str, *, seconds: float | None = None) -> ScenarioResult: ...
 def read_policy(text: str) -> tuple[str, str]: ...
+def policy_steps(text: str) -> str: ...
+def check(
+    policy: str,
+    bounds: str,
+    *,
+    threads: int | None = None,
+    max_states: int | None = None,
+    max_bytes: int | None = None,
+) -> dict[str, Any]: ...
+def replay(policy: str, bounds: str, choices: Sequence[int], *, threads: bool = False) -> dict[str, Any]: ...
 def read_toml(text: str) -> tuple[dict[str, Any], list[tuple[tuple[str | int, ...], int]]]: ...
 
 @final

@@ -10,7 +10,7 @@
 //! | [`hypervisor`] | what KVM does around it: set-up, vCPUs, scheduling in and out, routing, and the protocol as data |
 //! | [`guest`] | what vCPUs execute: programs, workloads, lists of interrupts |
 //! | [`record`] | what happened, in counters and columns |
-//! | [`engine`] | who acts when: a recording or a scheduled machine on threads, by hand, or one command explained |
+//! | [`engine`] | who acts when: a recording or a scheduled machine on threads, every interleaving of a policy, by hand, or one command explained |
 //! | [`scenario`] | a machine and its guests described from outside, made real |
 //! | [`intake`] | recordings in: perf.data, perf script, ftrace and trace-cmd text |
 //! | [`replay`] | a recording as programs for vCPUs, run on the threads engine |

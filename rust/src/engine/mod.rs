@@ -1,6 +1,7 @@
 //! Who acts when.
 
 pub mod explain;
+pub mod explore;
 pub mod machine;
 pub mod manual;
 pub mod scheduler;

@@ -28,6 +28,8 @@ pub enum Entry {
     Restart,
     /// There is no such vCPU any longer.
     Gone,
+    /// The policy has given the vCPU up.
+    Stopped,
 }
 
 impl Task {
@@ -35,6 +37,9 @@ impl Task {
     #[must_use]
     pub fn prepare_entry<'m, H: Host<'m>>(&mut self, host: &mut H) -> Entry {
         let Some(slot) = host.slot(self.slot) else { return Entry::Gone };
+        if self.stopped {
+            return Entry::Stopped;
+        }
         let requests = slot.words.take_requests();
         if !requests.is_empty()
             && let Some(next) = self.serve(host, requests)
@@ -49,6 +54,9 @@ impl Task {
         // Interrupts that the processor does not deliver are looked at after PIR was synced, which is the policy's act:
         // it comes first, with host interrupts off.
         self.routine(host, Routine::BeforeEntry);
+        if self.stopped {
+            return Entry::Stopped;
+        }
         if !slot.words.requests().is_empty() {
             self.nmis += u32::from(nmi);
             self.routine(host, Routine::AfterExit);

@@ -65,6 +65,7 @@ const PCPU: usize = 2;
 const IDENTITY: usize = 3;
 const TASK: usize = 4;
 const SIPI_VECTOR: usize = 5;
+const EVENT: usize = 6;
 
 /// The shared words of one vCPU.
 #[derive(Debug)]
@@ -163,6 +164,18 @@ impl<'m, W: Word> VcpuWords<'m, W> {
         } else {
             TaskState::Running
         }
+    }
+
+    /// The policy's own flag.
+    #[must_use]
+    pub fn event(self) -> bool {
+        self.0[EVENT].load() != 0
+    }
+
+    /// Changes the policy's own flag, a locked operation. Returns what it was.
+    #[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
+    pub fn set_event(self, event: bool) -> bool {
+        self.0[EVENT].swap(u64::from(event)) != 0
     }
 
     /// Leaves the vector of a start-up IPI; the request follows.

@@ -39,6 +39,8 @@ pub struct Task {
     pub listed_on: Option<u32>,
     /// NMIs that wait to be delivered.
     pub nmis: u32,
+    /// The policy has given it up: it never goes on. (`stop`)
+    pub stopped: bool,
 }
 
 /// Why a task leaves its pCPU.
@@ -137,6 +139,10 @@ impl<'m, H: Host<'m>> Platform for Routines<'_, 'm, H> {
         self.host.send(self.slot.words.pcpu(), vector.vector());
     }
 
+    fn blocking(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| task.blocking)
+    }
+
     fn wake(&mut self) {
         self.woken = true;
         self.host.wake(self.number);
@@ -161,7 +167,7 @@ impl Task {
     /// A vCPU that can run.
     #[must_use]
     pub const fn new(slot: u32, vm: u32, vcpu: Vcpu) -> Self {
-        Self { slot, vm, vcpu, mp_state: MpState::Runnable, blocking: false, listed_on: None, nmis: 0 }
+        Self { slot, vm, vcpu, mp_state: MpState::Runnable, blocking: false, listed_on: None, nmis: 0, stopped: false }
     }
 
     /// Runs a routine of the policy about this vCPU. Returns whether it cancelled the block.
@@ -171,7 +177,9 @@ impl Task {
         let policy = host.policy();
         let number = self.slot;
         let mut platform = Routines { host, slot, number, task: Some(self), vector: 0, woken: false };
-        policy.run(routine, &mut platform).cancelled
+        let finished = policy.run(routine, &mut platform);
+        self.stopped |= finished.stopped;
+        finished.cancelled
     }
 
     /// The vCPU is scheduled in on this pCPU.
@@ -227,7 +235,14 @@ impl Task {
     #[must_use]
     pub fn begin_block<'m, H: Host<'m>>(&mut self, host: &mut H) -> bool {
         self.routine(host, Routine::BlockCheck);
-        self.blocking = !self.has_events(host) && !self.routine(host, Routine::PreBlock);
+        if self.has_events(host) {
+            return false;
+        }
+        self.blocking = !self.routine(host, Routine::PreBlock);
+        if !self.blocking && self.mp_state == MpState::Halted {
+            // The guest goes on; what the policy has seen pending is delivered on its way in. (`vcpu_block`)
+            self.mp_state = MpState::Runnable;
+        }
         self.blocking
     }
 

@@ -193,6 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn widths_are_1_2_4_and_8_bytes() {
+        let widths = [Width::Byte, Width::Word, Width::Dword, Width::Qword];
+        for (bytes, width) in [1, 2, 4, 8].into_iter().zip(widths) {
+            assert_eq!(Width::from_bytes(bytes), Some(width));
+        }
+        assert_eq!([0, 3, 5, 16].map(Width::from_bytes), [None; 4]);
+    }
+
+    #[test]
+    fn an_eoi_exits_where_the_processor_does_not_deliver() {
+        let mut machine = Machine::new(XAPIC, 1);
+        machine.without_interrupt_delivery(0);
+        let Outcome::Exit(exit) = machine.mmio_write(0, 0xB0, 0) else { panic!("no exit") };
+        assert_eq!((exit.reason, exit.qualification), (ExitReason::ApicWrite, 0xB0));
+        assert_eq!(exit.clause, Clause::WriteEoiWithoutDelivery);
+    }
+
+    #[test]
     fn every_reason_for_exit_44() {
         let mut machine = Machine::new(XAPIC, 1);
         let read = |machine: &mut Machine, access| machine.guest(0).mmio_read(access);

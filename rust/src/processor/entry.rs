@@ -289,6 +289,16 @@ mod tests {
     }
 
     #[test]
+    fn with_interrupt_delivery_the_threshold_means_nothing() {
+        for mode in [XAPIC, X2APIC] {
+            let mut machine = Machine::new(mode, 1);
+            machine.vp_mut(0).vmcs.tpr_threshold = 1;
+            machine.reenter(0);
+            assert_eq!(machine.guest(0).boundary(), Boundary::Nothing);
+        }
+    }
+
+    #[test]
     fn a_threshold_above_vtpr_exits_right_after_entry() {
         let mut machine = Machine::new(XAPIC, 1);
         let vmcs = &mut machine.vp_mut(0).vmcs;

@@ -113,6 +113,32 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
+    fn a_request_is_seen_until_it_is_taken() {
+        let requests: Line<Cell<u64>> = std::array::from_fn(|_| Cell::new(0));
+        assert!(!requested(&requests, 0xF2));
+        request(&requests, 0xF2);
+        assert!(requested(&requests, 0xF2));
+        assert!(!requested(&requests, 0xF1));
+        LocalApic::new(&requests).acknowledge();
+        assert!(!requested(&requests, 0xF2));
+    }
+
+    #[test]
+    fn a_higher_class_interrupts_a_lower_one() {
+        let requests: Line<Cell<u64>> = std::array::from_fn(|_| Cell::new(0));
+        let mut apic = LocalApic::new(&requests);
+        request(&requests, 0x31);
+        assert_eq!(apic.acknowledge(), Some(0x31));
+        request(&requests, 0xF2);
+        assert_eq!(apic.acknowledge(), Some(0xF2));
+        request(&requests, 0x32);
+        apic.eoi();
+        assert_eq!(apic.acknowledge(), None, "31H, of the same class, is still in service");
+        apic.eoi();
+        assert_eq!(apic.acknowledge(), Some(0x32));
+    }
+
+    #[test]
     fn the_highest_class_goes_first_and_masks_its_own() {
         let requests: Line<Cell<u64>> = std::array::from_fn(|_| Cell::new(0));
         let mut apic = LocalApic::new(&requests);

@@ -201,3 +201,19 @@ impl<'a, W: Word> NonRoot<'a, W> {
         exit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Machine, X2APIC};
+
+    #[test]
+    fn the_own_descriptor_is_the_one_that_the_vmcs_names() {
+        let mut machine = Machine::new(X2APIC, 2);
+        machine.send(0, 1, 0x41);
+        let control = machine.guest(1).own_descriptor().unwrap();
+        assert!(control.outstanding());
+        assert_eq!((control.vector(), control.destination()), (0xF2, 1));
+        machine.vp_mut(1).vmcs.descriptor = 0;
+        assert_eq!(machine.guest(1).own_descriptor(), None);
+    }
+}

@@ -156,3 +156,31 @@ impl Violation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Owner;
+    use std::cell::Cell;
+
+    #[test]
+    fn violations_say_what_and_whose_memory() {
+        let memory: PhysicalMemory<Cell<u64>> = PhysicalMemory::new(1 << 16);
+        let table = memory.allocate(Owner::PidPointerTable { vm: 0 }, 64, 64).unwrap();
+        let post = |address| Violation::WildPost { vector: 0x41, apic_id: 3, address };
+        let read = |address| Violation::TableRead { apic_id: 3, address };
+        for (violation, kind, whose) in [
+            (post(table), "wild-post", "PID-pointer table"),
+            (post(0xFFC0), "wild-post", "nobody's memory"),
+            (post(memory.bytes()), "wild-post", "outside of memory"),
+            (read(memory.bytes() + 64), "table-read-out-of-bounds", "outside of memory"),
+            (Violation::OwnDescriptor { address: 0xFFC0 }, "own-descriptor", "nobody's memory"),
+            (Violation::PageOutside { what: "MSR bitmap", address: 1 << 40 }, "page-outside-memory", "MSR bitmap"),
+            (Violation::UserDescriptorOutside { address: 1 << 40 }, "user-descriptor-outside-memory", "10000000000H"),
+        ] {
+            assert_eq!(violation.kind(), kind);
+            let message = violation.message(&memory);
+            assert!(message.contains(whose), "{message}");
+        }
+    }
+}

@@ -189,6 +189,24 @@ mod tests {
         assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(merged));
     }
 
+    /// External-interrupt exiting = 0: the guest takes physical interrupts, when it can.
+    #[test]
+    fn without_external_interrupt_exiting_the_guest_takes_it_if_it_can() {
+        let mut machine = Machine::new(X2APIC, 1);
+        let pin = &mut machine.vp_mut(0).vmcs.pin;
+        pin.set_external_interrupt_exiting(false);
+        pin.set_process_posted_interrupts(false);
+        machine.set_controls(0, true, false, false);
+        local_apic::request(machine.local(0), 0x51);
+        machine.vp_mut(0).interrupt_flag = false;
+        assert_eq!(machine.interrupt(0), ExternalInterrupt::None);
+        machine.vp_mut(0).interrupt_flag = true;
+        machine.vp_mut(0).interrupt_shadow = true;
+        assert_eq!(machine.interrupt(0), ExternalInterrupt::None);
+        machine.vp_mut(0).interrupt_shadow = false;
+        assert_eq!(machine.interrupt(0), ExternalInterrupt::Guest(0x51));
+    }
+
     #[test]
     fn another_vector_exits_and_is_acknowledged() {
         let mut machine = Machine::new(X2APIC, 1);

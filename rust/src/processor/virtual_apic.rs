@@ -179,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn a_vectors_bit_and_the_pages_bytes() {
+        let page = page();
+        let apic = VirtualApic::new(&page);
+        apic.set_bit(ApicRegister::ISR, 0x41);
+        assert!(apic.bit(ApicRegister::ISR, 0x41));
+        assert!(!apic.bit(ApicRegister::ISR, 0x42));
+        assert!(!apic.bit(ApicRegister::IRR, 0x41));
+        let bytes = apic.bytes();
+        assert_eq!(bytes.len(), 4096);
+        // VISR begins at 100H; vector 41H is bit 1 of its third register.
+        assert_eq!(bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).collect::<Vec<_>>(), [(0x120, &2)]);
+    }
+
+    #[test]
     fn banks_are_laid_out_as_the_manual_says() {
         let page = page();
         let apic = VirtualApic::new(&page);

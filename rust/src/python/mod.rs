@@ -2,10 +2,12 @@
 #![allow(unsafe_code, reason = "PyO3's macros expand to unsafe code of their own; none is written here")]
 
 mod batch;
+mod check;
 mod dicts;
 mod explain;
 mod outcome;
 mod parse;
+mod policy;
 mod run;
 mod scenario;
 mod toml;
@@ -27,13 +29,17 @@ mod _core {
     #[pymodule_export]
     use super::RecordingError;
     #[pymodule_export]
+    use super::check::{check, replay};
+    #[pymodule_export]
     use super::explain::{Explanation, compose_icr, explain};
     #[pymodule_export]
     use super::outcome::Outcome;
     #[pymodule_export]
+    use super::policy::{policy_steps, read_policy};
+    #[pymodule_export]
     use super::run::{RunResult, run};
     #[pymodule_export]
-    use super::scenario::{ScenarioResult, read_policy, run_scenario};
+    use super::scenario::{ScenarioResult, run_scenario};
     #[pymodule_export]
     use super::toml::read_toml;
     #[pymodule_export]

@@ -55,16 +55,6 @@ pub(super) fn run_scenario(
     Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted: interrupt.is_some() })
 }
 
-/// The name and the source of a policy.
-///
-/// Raises:
-///     ValueError: It has a mistake: "LINE:COLUMN: what is wrong".
-#[pyfunction]
-pub(super) fn read_policy(text: &str) -> PyResult<(String, String)> {
-    let policy = Policy::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Ok((policy.name, policy.source))
-}
-
 /// What came of a scenario.
 #[pyclass(frozen, module = "ipivrs._core")]
 pub(super) struct ScenarioResult {

@@ -281,6 +281,10 @@ impl<'s, 'm> Pcpu<'s, 'm> {
                 Entry::Again | Entry::Block => {}
                 Entry::Restart => self.restart(runner),
                 Entry::Gone => return Leave::Stopped,
+                Entry::Stopped => {
+                    self.broken(runner.task.slot, "the policy has given it up (stop)");
+                    return Leave::Stopped;
+                }
             }
         }
     }

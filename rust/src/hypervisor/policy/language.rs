@@ -29,11 +29,19 @@ pub enum Routine {
     OnWakeup,
     /// The hypervisor posts an interrupt. (`vmx_deliver_posted_interrupt`)
     SoftwarePost,
+    /// The vCPU's entry of the PID-pointer table is written. (`vmx_alloc_ipiv_pid_table`, `vmx_vcpu_create`)
+    ///
+    /// This routine and the two below are run by `check` only: the other engines publish, refresh and inhibit as KVM does.
+    Publish,
+    /// A vCPU that sends takes over that APICv was inhibited. (`vmx_refresh_apicv_exec_ctrl`)
+    RefreshApicv,
+    /// The guest has written the vCPU's xAPIC ID. (`kvm_lapic_xapic_id_updated`)
+    SetApicId,
 }
 
 impl Routine {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Load,
         Self::PutBlocking,
         Self::PutPreempted,
@@ -45,6 +53,9 @@ impl Routine {
         Self::OnNotify,
         Self::OnWakeup,
         Self::SoftwarePost,
+        Self::Publish,
+        Self::RefreshApicv,
+        Self::SetApicId,
     ];
 
     /// The name in a policy.
@@ -62,6 +73,9 @@ impl Routine {
             Self::OnNotify => "on_notify",
             Self::OnWakeup => "on_wakeup",
             Self::SoftwarePost => "software_post",
+            Self::Publish => "publish",
+            Self::RefreshApicv => "refresh_apicv",
+            Self::SetApicId => "set_apic_id",
         }
     }
 }
@@ -111,6 +125,55 @@ pub struct ControlChange {
     pub on: Option<bool>,
 }
 
+/// Which part of a table entry one store writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// All 64 bits.
+    Both,
+    /// Bits 31:0, with V.
+    Low,
+    /// Bits 63:32.
+    High,
+}
+
+impl Half {
+    /// The name in a policy and in descriptions of it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Low => "low",
+            Self::High => "high",
+        }
+    }
+}
+
+/// An act on what surrounds the descriptor: table, MSR bitmap, controls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Surrounding {
+    /// Writes the vCPU's entry of the PID-pointer table.
+    StoreEntry(Half),
+    /// Inhibits APICv for the VM, and waits until no vCPU of it is in its guest with the controls of before.
+    /// (`kvm_set_apicv_inhibit`, `KVM_REQUEST_WAIT`)
+    Inhibit,
+    /// Clears the control "IPI virtualization".
+    IpivOff,
+    /// Makes the guest's writes of the ICR exit.
+    InterceptIcr,
+}
+
+impl Surrounding {
+    /// The routine that it belongs to.
+    #[must_use]
+    pub const fn routine(self) -> Routine {
+        match self {
+            Self::StoreEntry(_) => Routine::Publish,
+            Self::Inhibit => Routine::SetApicId,
+            Self::IpivOff | Self::InterceptIcr => Routine::RefreshApicv,
+        }
+    }
+}
+
 /// A step that acts. Each is one atomic operation, or one call into the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Act {
@@ -140,8 +203,16 @@ pub enum Act {
     Ipi(HostVector),
     /// Wakes the vCPU's thread. (`kvm_vcpu_wake_up`)
     Wake,
-    /// The vCPU shall not sleep after all.
+    /// The policy's own flag of the vCPU := 1. (`ACRN_REQUEST_EVENT`)
+    SetEvent,
+    /// The flag := 0.
+    ClearEvent,
+    /// The vCPU shall not sleep after all: it can run.
     CancelBlock,
+    /// The vCPU never goes on: the hypervisor has given it up.
+    Stop,
+    /// An act beyond the descriptor.
+    Surrounding(Surrounding),
     /// Stores `vcpu->mode`, a plain store.
     Mode(Mode),
     /// Leaves the routine.
@@ -150,7 +221,7 @@ pub enum Act {
 
 impl Act {
     /// Acts that take no argument, by name.
-    pub(super) const PLAIN: [(&'static str, Self); 12] = [
+    pub(super) const PLAIN: [(&'static str, Self); 18] = [
         ("set_on", Self::SetOn),
         ("clear_on", Self::ClearOn),
         ("set_sn", Self::SetSn),
@@ -162,10 +233,16 @@ impl Act {
         ("list_del", Self::ListDel),
         ("wake", Self::Wake),
         ("cancel_block", Self::CancelBlock),
+        ("set_event", Self::SetEvent),
+        ("clear_event", Self::ClearEvent),
+        ("stop", Self::Stop),
+        ("inhibit", Self::Surrounding(Surrounding::Inhibit)),
+        ("ipiv_off", Self::Surrounding(Surrounding::IpivOff)),
+        ("intercept_icr", Self::Surrounding(Surrounding::InterceptIcr)),
         ("done", Self::Done),
     ];
     /// Acts that take one.
-    pub(super) const WITH_ARGUMENT: [&'static str; 4] = ["control", "self_ipi", "ipi", "mode"];
+    pub(super) const WITH_ARGUMENT: [&'static str; 5] = ["control", "self_ipi", "ipi", "mode", "store_entry"];
 }
 
 /// What a condition may ask. Words that others change are read once for the whole condition.
@@ -183,12 +260,16 @@ pub enum Term {
     Pir,
     /// `vcpu->mode` is this now.
     Mode(Mode),
+    /// The flag is 1 now.
+    Event,
     /// ON was 1 in the control word that the last act on it found.
     OldOn,
     /// SN was 1 there.
     OldSn,
     /// The bit that the last `set_pir` set was set already.
     OldPir,
+    /// The flag was 1 when the last act on it found it.
+    OldEvent,
     /// ON is 1 in the control word that the last act on it wrote.
     NewOn,
     /// SN is 1 there.
@@ -203,11 +284,13 @@ pub enum Term {
     Myself,
     /// The vCPU is on a wakeup list.
     Listed,
+    /// The vCPU is inside `kvm_vcpu_block`.
+    Blocking,
 }
 
 impl Term {
     /// Terms of one word.
-    pub(super) const PLAIN: [(&'static str, Self); 8] = [
+    pub(super) const PLAIN: [(&'static str, Self); 10] = [
         ("on", Self::On),
         ("sn", Self::Sn),
         ("pir", Self::Pir),
@@ -216,6 +299,8 @@ impl Term {
         ("device_posting", Self::DevicePosting),
         ("self", Self::Myself),
         ("listed", Self::Listed),
+        ("blocking", Self::Blocking),
+        ("event", Self::Event),
     ];
     /// Terms that begin a longer one.
     pub(super) const LEADING: [&'static str; 5] = ["nv", "ndst", "mode", "old", "new"];
@@ -226,6 +311,7 @@ impl Term {
             Self::On | Self::Sn | Self::Nv(_) | Self::NdstHere => Some(Reads::Control),
             Self::Pir => Some(Reads::Pir),
             Self::Mode(_) => Some(Reads::Mode),
+            Self::Event => Some(Reads::Event),
             _ => None,
         }
     }
@@ -237,6 +323,7 @@ pub(super) enum Reads {
     Control,
     Pir,
     Mode,
+    Event,
 }
 
 impl Reads {
@@ -245,6 +332,7 @@ impl Reads {
             Self::Control => "the control word (on, sn, nv, ndst)",
             Self::Pir => "pir",
             Self::Mode => "mode",
+            Self::Event => "event",
         }
     }
 }
@@ -270,6 +358,16 @@ impl Condition {
             Self::Not(inner) => !inner.holds(says),
             Self::And(left, right) => left.holds(says) && right.holds(says),
             Self::Or(left, right) => left.holds(says) || right.holds(says),
+        }
+    }
+
+    /// It asks for NV, NDST and SN, and for nothing else that others can change.
+    #[must_use]
+    pub fn asks_routing_only(&self) -> bool {
+        match self {
+            Self::Term(term) => matches!(term, Term::Nv(_) | Term::NdstHere | Term::Sn) || term.reads().is_none(),
+            Self::Not(inner) => inner.asks_routing_only(),
+            Self::And(left, right) | Self::Or(left, right) => left.asks_routing_only() && right.asks_routing_only(),
         }
     }
 
@@ -312,6 +410,25 @@ pub enum Op {
     },
     /// The routine goes on elsewhere; no step of its own.
     Goto(u16),
+}
+
+impl Op {
+    /// Only who runs the routine can see it: no other order of steps makes a difference.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        match self {
+            Self::Act(act) => matches!(
+                act,
+                Act::Done
+                    | Act::CancelBlock
+                    | Act::Stop
+                    | Act::Surrounding(Surrounding::IpivOff | Surrounding::InterceptIcr)
+            ),
+            Self::If { condition, .. } => condition.first_read().is_none(),
+            Self::NextListed { .. } => false,
+            Self::Goto(_) => true,
+        }
+    }
 }
 
 /// A step, and where it stands in the text.

@@ -115,6 +115,9 @@ impl Platform for Side<'_> {
     fn ipi(&mut self, vector: HostVector) {
         local_apic::request(&self.shared.requests, vector.vector());
     }
+    fn blocking(&self) -> bool {
+        false
+    }
     fn wake(&mut self) {
         self.shared.words().set_task(TaskState::Running);
     }

@@ -12,9 +12,9 @@ mod parse;
 mod run;
 mod token;
 
-pub use language::{Act, Condition, ControlChange, HostVector, Op, Routine, Step, Term};
+pub use language::{Act, Condition, ControlChange, Half, HostVector, Op, Routine, Step, Surrounding, Term};
 pub use parse::PolicyError;
-pub use run::{Finished, Frame, Platform};
+pub use run::{Finished, Frame, Platform, Saved};
 
 /// A posted-interrupt protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub struct Policy {
     /// Where it comes from.
     pub source: String,
     routines: [Vec<Step>; Routine::ALL.len()],
+    written: [bool; Routine::ALL.len()],
 }
 
 impl Policy {
@@ -31,6 +32,12 @@ impl Policy {
     #[must_use]
     pub fn steps(&self, routine: Routine) -> &[Step] {
         self.routines.get(routine as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the policy has the routine, if only to say that nothing is done.
+    #[must_use]
+    pub fn has(&self, routine: Routine) -> bool {
+        self.written.get(routine as usize).copied().unwrap_or_default()
     }
 }
 

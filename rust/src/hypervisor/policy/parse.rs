@@ -4,7 +4,7 @@
 
 use super::super::shared::Mode;
 use super::Policy;
-use super::language::{Act, Condition, ControlChange, HostVector, Op, Routine, Step, Term};
+use super::language::{Act, Condition, ControlChange, Half, HostVector, Op, Routine, Step, Surrounding, Term};
 use super::token::{self, Kind, Line, Token};
 use thiserror::Error;
 
@@ -36,7 +36,7 @@ impl Policy {
             column,
             message: format!("{strange:?} begins nothing in a policy"),
         })?;
-        let mut parser = Parser { lines: &lines, at: 0, token: 0, steps: Vec::new(), depth: 0 };
+        let mut parser = Parser { lines: &lines, at: 0, token: 0, steps: Vec::new(), routine: None, depth: 0 };
         parser.policy()
     }
 }
@@ -48,6 +48,8 @@ struct Parser<'a> {
     /// The next token of it.
     token: usize,
     steps: Vec<Step>,
+    /// The routine that the steps belong to.
+    routine: Option<Routine>,
     depth: usize,
 }
 
@@ -126,7 +128,8 @@ impl<'a> Parser<'a> {
         self.next();
         let name = self.word("the policy's name")?.to_owned();
         self.end_of_line()?;
-        let mut policy = Policy { name, source: String::new(), routines: Default::default() };
+        let mut policy =
+            Policy { name, source: String::new(), routines: Default::default(), written: [false; Routine::ALL.len()] };
         if self.is_word("source") {
             self.next();
             match self.next() {
@@ -135,17 +138,17 @@ impl<'a> Parser<'a> {
             }
             self.end_of_line()?;
         }
-        let mut defined = [false; Routine::ALL.len()];
         while self.line().is_some() {
             let column = self.column();
             let routine = self.routine_name()?;
-            let places = (defined.get_mut(routine as usize), policy.routines.get_mut(routine as usize));
+            let places = (policy.written.get_mut(routine as usize), policy.routines.get_mut(routine as usize));
             let (Some(seen), Some(steps)) = places else { return self.error("no such routine") };
             if std::mem::replace(seen, true) {
                 self.token = 0;
                 return self.error(format!("{} is there already: a routine has one place", routine.name()));
             }
             self.steps = Vec::new();
+            self.routine = Some(routine);
             self.block(column)?;
             *steps = std::mem::take(&mut self.steps);
         }
@@ -305,8 +308,14 @@ impl<'a> Parser<'a> {
             "self_ipi" => Act::SelfIpi(self.host_vector()?),
             "ipi" => Act::Ipi(self.host_vector()?),
             "mode" => Act::Mode(self.mode()?),
+            "store_entry" => Act::Surrounding(Surrounding::StoreEntry(self.half()?)),
             _ => self.plain_act(word)?,
         };
+        if let Act::Surrounding(act) = act
+            && Some(act.routine()) != self.routine
+        {
+            return self.error(format!("{word} belongs to the routine {}", act.routine().name()));
+        }
         let text = self.text(line, first);
         self.push(Op::Act(act), line, text).map(|_| ())
     }
@@ -360,6 +369,13 @@ impl<'a> Parser<'a> {
 
     fn mode(&mut self) -> Parsed<Mode> {
         Ok(if self.one_of("a mode", ["in_guest", "outside"])? == "in_guest" { Mode::InGuest } else { Mode::Outside })
+    }
+
+    fn half(&mut self) -> Parsed<Half> {
+        if self.peek().is_none() || self.is_sign(";") {
+            return Ok(Half::Both);
+        }
+        Ok(if self.one_of("a half", ["low", "high"])? == "low" { Half::Low } else { Half::High })
     }
 
     /// `a or b`, the loosest.
@@ -421,10 +437,11 @@ impl<'a> Parser<'a> {
                 let mode = self.mode()?;
                 Ok(equal(Term::Mode(mode)))
             }
-            "old" => Ok(Condition::Term(match self.one_of("what an act found", ["on", "sn", "pir"])? {
+            "old" => Ok(Condition::Term(match self.one_of("what an act found", ["on", "sn", "pir", "event"])? {
                 "on" => Term::OldOn,
                 "sn" => Term::OldSn,
-                _ => Term::OldPir,
+                "pir" => Term::OldPir,
+                _ => Term::OldEvent,
             })),
             "new" => {
                 let on = self.one_of("what an act wrote", ["on", "sn"])? == "on";

@@ -2,10 +2,11 @@
 
 use super::super::shared::VcpuWords;
 use super::Policy;
-use super::language::{Act, Condition, ControlChange, HostVector, Op, Reads, Routine, Step, Term};
+use super::language::{Act, Condition, ControlChange, HostVector, Op, Reads, Routine, Step, Surrounding, Term};
 use crate::arch::PidControl;
 use crate::memory::{Line, Word};
 use crate::processor::descriptor;
+use bitfield_struct::bitfield;
 
 /// What a routine acts on. The subject is the vCPU that the routine is about; under `for_listed` it is the listed one.
 pub trait Platform {
@@ -43,16 +44,43 @@ pub trait Platform {
     fn ipi(&mut self, vector: HostVector);
     /// Wakes the subject's thread.
     fn wake(&mut self);
+    /// The subject is inside `kvm_vcpu_block`.
+    fn blocking(&self) -> bool;
+    /// Acts beyond the descriptor. Engines that do them as KVM does leave them out.
+    fn surrounding(&mut self, _act: Surrounding) {}
 }
 
 /// A routine under way: which step is next, and what its acts have seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'p> {
     steps: &'p [Step],
-    next: u16,
-    seen: Finished,
-    old: PidControl,
-    new: PidControl,
+    at: Saved,
+}
+
+/// What a routine under way has to remember from one step to the next.
+#[bitfield(u32)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Saved {
+    /// Number of the next step.
+    pub next: u16,
+    /// `cancel_block`.
+    pub cancelled: bool,
+    /// `old pir`.
+    pub old_pir: bool,
+    /// `old event`.
+    pub old_event: bool,
+    /// `old on`.
+    pub old_on: bool,
+    /// `old sn`.
+    pub old_sn: bool,
+    /// `new on`.
+    pub new_on: bool,
+    /// `new sn`.
+    pub new_sn: bool,
+    /// `stop`.
+    pub stopped: bool,
+    #[bits(8)]
+    reserved: u8,
 }
 
 /// What a routine leaves behind.
@@ -62,6 +90,8 @@ pub struct Finished {
     pub cancelled: bool,
     /// The bit that `set_pir` set was set already: two interrupts became one.
     pub coalesced: bool,
+    /// `stop`: the vCPU never goes on.
+    pub stopped: bool,
 }
 
 impl Policy {
@@ -71,7 +101,7 @@ impl Policy {
     pub fn run<P: Platform>(&self, routine: Routine, platform: &mut P) -> Finished {
         let mut frame = Frame::new(self, routine);
         while frame.step(platform) {}
-        frame.seen
+        frame.finished()
     }
 }
 
@@ -79,46 +109,55 @@ impl<'p> Frame<'p> {
     /// The routine before its first step.
     #[must_use]
     pub fn new(policy: &'p Policy, routine: Routine) -> Self {
-        Self {
-            steps: policy.steps(routine),
-            next: 0,
-            seen: Finished::default(),
-            old: PidControl::new(),
-            new: PidControl::new(),
-        }
+        Self::resume(policy, routine, Saved::new())
+    }
+
+    /// The routine as it was left.
+    #[must_use]
+    #[inline]
+    pub fn resume(policy: &'p Policy, routine: Routine, at: Saved) -> Self {
+        Self { steps: policy.steps(routine), at }
+    }
+
+    /// What it takes to go on later.
+    #[must_use]
+    #[inline]
+    pub const fn save(&self) -> Saved {
+        self.at
     }
 
     /// The step that comes next.
     #[must_use]
+    #[inline]
     pub fn next(&self) -> Option<&'p Step> {
-        self.steps.get(usize::from(self.next))
+        self.steps.get(usize::from(self.at.next()))
     }
 
     /// What the routine leaves behind, so far.
     #[must_use]
     pub const fn finished(&self) -> Finished {
-        self.seen
+        Finished { cancelled: self.at.cancelled(), coalesced: self.at.old_pir(), stopped: self.at.stopped() }
     }
 
     /// Executes one step: one atomic act, or one look. Returns whether there was one.
     #[inline]
     pub fn step<P: Platform>(&mut self, platform: &mut P) -> bool {
         while let Some(step) = self.next() {
-            self.next += 1;
+            self.at.set_next(self.at.next() + 1);
             match &step.op {
                 Op::Goto(to) => {
-                    self.next = *to;
+                    self.at.set_next(*to);
                     continue;
                 }
                 Op::Act(act) => self.act(*act, platform),
                 Op::If { condition, otherwise } => {
                     if !self.holds(condition, platform) {
-                        self.next = *otherwise;
+                        self.at.set_next(*otherwise);
                     }
                 }
                 Op::NextListed { otherwise } => {
                     if !platform.next_listed() {
-                        self.next = *otherwise;
+                        self.at.set_next(*otherwise);
                     }
                 }
             }
@@ -137,7 +176,7 @@ impl<'p> Frame<'p> {
                 let here = platform.here();
                 self.control(platform.descriptor(), |control| change.applied(control, here));
             }
-            Act::SetPir => self.seen.coalesced = descriptor::post_request(platform.descriptor(), platform.vector()),
+            Act::SetPir => self.at.set_old_pir(descriptor::post_request(platform.descriptor(), platform.vector())),
             Act::Harvest => platform.harvest(),
             Act::Fence => <P::W as Word>::fence(),
             Act::ListAdd => platform.list_add(),
@@ -145,25 +184,37 @@ impl<'p> Frame<'p> {
             Act::SelfIpi(vector) => platform.self_ipi(vector),
             Act::Ipi(vector) => platform.ipi(vector),
             Act::Wake => platform.wake(),
-            Act::CancelBlock => self.seen.cancelled = true,
+            Act::SetEvent => self.at.set_old_event(platform.words().set_event(true)),
+            Act::ClearEvent => self.at.set_old_event(platform.words().set_event(false)),
+            Act::Surrounding(act) => platform.surrounding(act),
+            Act::CancelBlock => self.at.set_cancelled(true),
+            Act::Stop => {
+                self.at.set_stopped(true);
+                self.at.set_next(u16::MAX);
+            }
             Act::Mode(mode) => platform.words().set_mode(mode),
-            Act::Done => self.next = u16::MAX,
+            Act::Done => self.at.set_next(u16::MAX),
         }
     }
 
     /// One locked change of the control word.
     fn control<W: Word>(&mut self, pid: &Line<W>, change: impl Fn(PidControl) -> PidControl) {
-        self.old = descriptor::update_control(pid, &change);
-        self.new = change(self.old);
+        let old = descriptor::update_control(pid, &change);
+        let new = change(old);
+        self.at.set_old_on(old.outstanding());
+        self.at.set_old_sn(old.suppress());
+        self.at.set_new_on(new.outstanding());
+        self.at.set_new_sn(new.suppress());
     }
 
     fn holds<P: Platform>(&self, condition: &Condition, platform: &P) -> bool {
         // One load of the one word that the condition reads.
-        let (mut control, mut pir, mut mode) = (PidControl::new(), false, None);
+        let (mut control, mut pir, mut mode, mut event) = (PidControl::new(), false, None, false);
         match condition.first_read() {
             Some(Reads::Control) => control = descriptor::control(platform.descriptor()),
             Some(Reads::Pir) => pir = descriptor::requests(platform.descriptor()) != [0; 4],
             Some(Reads::Mode) => mode = Some(platform.words().mode()),
+            Some(Reads::Event) => event = platform.words().event(),
             None => {}
         }
         condition.holds(&|term| match term {
@@ -173,16 +224,19 @@ impl<'p> Frame<'p> {
             Term::NdstHere => control.destination() == platform.here(),
             Term::Pir => pir,
             Term::Mode(asked) => mode == Some(asked),
-            Term::OldOn => self.old.outstanding(),
-            Term::OldSn => self.old.suppress(),
-            Term::OldPir => self.seen.coalesced,
-            Term::NewOn => self.new.outstanding(),
-            Term::NewSn => self.new.suppress(),
+            Term::OldOn => self.at.old_on(),
+            Term::OldSn => self.at.old_sn(),
+            Term::OldPir => self.at.old_pir(),
+            Term::NewOn => self.at.new_on(),
+            Term::NewSn => self.at.new_sn(),
             Term::SamePcpu => platform.same_pcpu(),
             Term::Ipiv => platform.ipiv(),
             Term::DevicePosting => platform.device_posting(),
             Term::Myself => platform.myself(),
             Term::Listed => platform.listed(),
+            Term::Blocking => platform.blocking(),
+            Term::Event => event,
+            Term::OldEvent => self.at.old_event(),
         })
     }
 }

@@ -101,6 +101,9 @@ impl Platform for Alone {
     fn ipi(&mut self, vector: HostVector) {
         self.log.push(format!("ipi {}", vector.name()));
     }
+    fn blocking(&self) -> bool {
+        false
+    }
     fn wake(&mut self) {
         self.log.push("wake".into());
     }
@@ -236,6 +239,52 @@ fn mistakes_have_a_place_and_a_hint() {
     assert!(error("").starts_with("1:1: a policy begins"));
     assert!(error(&format!("policy x\n  load: if {}on: fence", "not ".repeat(99))).contains("inside each other"));
     assert!(error(&format!("policy x\n  load: {}fence", "if on: ".repeat(99))).contains("more than 50"));
+}
+
+/// The policy's own flag, and giving a vCPU up.
+#[test]
+fn events_are_found_once() {
+    let text = "policy x
+  load:
+    set_event
+    if old event: done
+    set_on
+  before_entry:
+    if event:
+      clear_event
+      if old event: set_sn
+    if not event: stop
+    clear_on";
+    let mut alone = Alone::new(NOTIFY);
+    alone.run(text, Routine::Load);
+    assert_eq!(alone.control(), NOTIFY.with_outstanding(true));
+    assert!(alone.words().event());
+    alone.run(text, Routine::Load);
+    let (finished, _) = alone.run(text, Routine::BeforeEntry);
+    assert!(finished.stopped);
+    assert_eq!(alone.control(), NOTIFY.with_outstanding(true).with_suppress(true), "nothing is done behind stop");
+    assert!(!alone.words().event());
+}
+
+#[test]
+fn surroundings_have_their_routines() {
+    let text = "policy x
+  publish: store_entry high; store_entry low
+  refresh_apicv: ipiv_off; intercept_icr
+  set_apic_id: inhibit
+  load: if blocking: clear_sn";
+    let policy = Policy::parse(text).unwrap();
+    let act = |routine, number: usize| policy.steps(routine)[number].op.clone();
+    let surrounding = |act| Op::Act(Act::Surrounding(act));
+    assert_eq!(act(Routine::Publish, 0), surrounding(Surrounding::StoreEntry(Half::High)));
+    assert_eq!(act(Routine::Publish, 1), surrounding(Surrounding::StoreEntry(Half::Low)));
+    assert_eq!(act(Routine::RefreshApicv, 1), surrounding(Surrounding::InterceptIcr));
+    assert_eq!(act(Routine::SetApicId, 0), surrounding(Surrounding::Inhibit));
+    assert!(policy.has(Routine::Load) && !policy.has(Routine::AfterExit));
+    assert!(act(Routine::Publish, 0) != act(Routine::Publish, 1));
+    assert!(act(Routine::RefreshApicv, 0).is_private() && !act(Routine::Publish, 0).is_private());
+    assert!(error("policy x\n  load: inhibit").contains("inhibit belongs to the routine set_apic_id"));
+    assert!(error("policy x\n  publish: store_entry hihg").contains("did you mean high?"));
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! Agents of one kind that post to one vCPU differ in nothing but their number, and their vectors: of all states that are
+//! the same but for that, one is kept.
+
+use super::bounds::{Bounds, MOST_AGENTS};
+use super::state::World;
+
+/// For each agent, the next one that is like it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Alike {
+    next: [Option<u8>; MOST_AGENTS],
+    any: bool,
+}
+
+impl Alike {
+    pub(super) fn new(bounds: &Bounds) -> Self {
+        let kind = |agent: usize| {
+            let senders = usize::from(bounds.senders);
+            (agent >= senders, agent >= senders + usize::from(bounds.devices), agent % usize::from(bounds.vcpus))
+        };
+        let agents = bounds.agents();
+        let next = std::array::from_fn(|agent| {
+            (agent + 1..agents).find(|&other| agent < agents && kind(other) == kind(agent)).map(|other| other as u8)
+        });
+        Self { next, any: next.iter().any(Option::is_some) }
+    }
+
+    /// Sorts agents that are alike.
+    #[inline]
+    pub(super) fn sort(&self, world: &mut World) {
+        if !self.any {
+            return;
+        }
+        // Insertion by swaps of neighbours among those that are alike: there are few, and mostly they are in order.
+        for agent in (0..MOST_AGENTS).rev() {
+            let mut low = agent;
+            while let Some(high) = self.next[low].map(usize::from) {
+                if key(world, low) <= key(world, high) {
+                    break;
+                }
+                swap(world, low, high);
+                low = high;
+            }
+        }
+    }
+}
+
+/// All that differs between two that are alike.
+#[inline]
+fn key(world: &World, agent: usize) -> (u32, u8) {
+    let requested = world.vcpus.iter().fold((0, 0), |bits, vcpu| (bits.0 | vcpu.pir(), bits.1 | vcpu.virr()));
+    (world.agents[agent].into_bits(), (requested.0 >> agent & 1) << 1 | requested.1 >> agent & 1)
+}
+
+fn swap(world: &mut World, low: usize, high: usize) {
+    world.agents.swap(low, high);
+    let swapped = |bits: u8| {
+        let differ = (bits >> low ^ bits >> high) & 1;
+        bits ^ (differ << low | differ << high)
+    };
+    for vcpu in &mut world.vcpus {
+        vcpu.set_pir(swapped(vcpu.pir()));
+        vcpu.set_virr(swapped(vcpu.virr()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::AgentState;
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// However agents that are alike are mixed, the sorted state is the same.
+        #[test]
+        fn order_does_not_count(agents: [u32; 4], pir: u8, virr: u8, mix in Just(vec![0usize, 1, 2, 3]).prop_shuffle()) {
+            let bounds = Bounds { senders: 4, software: 0, ..Bounds::default() };
+            let alike = Alike::new(&bounds);
+            let mut world = World::first(&bounds);
+            let mut mixed = world;
+            for (from, &to) in mix.iter().enumerate() {
+                let bit = |bits: u8| (bits >> from & 1) << to;
+                world.agents[from] = AgentState::from_bits(agents[from]);
+                mixed.agents[to] = world.agents[from];
+                mixed.vcpus[0].set_pir(mixed.vcpus[0].pir() | bit(pir));
+                mixed.vcpus[0].set_virr(mixed.vcpus[0].virr() | bit(virr));
+            }
+            world.vcpus[0].set_pir(pir & 15);
+            world.vcpus[0].set_virr(virr & 15);
+            alike.sort(&mut world);
+            alike.sort(&mut mixed);
+            prop_assert_eq!(world, mixed);
+        }
+    }
+
+    #[test]
+    fn only_the_same_kind_and_target_are_alike() {
+        let bounds = Bounds { senders: 3, devices: 1, software: 2, vcpus: 2, ..Bounds::default() };
+        assert_eq!(Alike::new(&bounds).next, [Some(2), None, None, None, None, None, None, None]);
+    }
+}

@@ -1,0 +1,163 @@
+//! The states that were seen, a part of them: a hash table of numbers over a flat array of words.
+
+/// A slot: the state's index in the low bits, some bits of its hash above. Empty is all ones.
+const INDEX_BITS: u32 = 26;
+const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
+const EMPTY: u32 = u32::MAX;
+/// States that a part can have.
+pub(super) const MOST: usize = INDEX_MASK as usize;
+
+/// The hash of a state.
+#[inline]
+pub(super) fn hash(words: &[u64]) -> u64 {
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut hash = 0u64;
+    for &word in words {
+        let mixed = u128::from(word ^ hash) * u128::from(FACTOR);
+        hash = (mixed as u64) ^ ((mixed >> 64) as u64) ^ word.rotate_left(29);
+    }
+    let mixed = u128::from(hash) * u128::from(FACTOR);
+    (mixed as u64) ^ ((mixed >> 64) as u64)
+}
+
+/// A part of the states.
+#[derive(Debug)]
+pub(super) struct Part {
+    words: usize,
+    slots: Vec<u32>,
+    states: Vec<u64>,
+    /// Numbers of the states that they were reached from first.
+    parents: Vec<u32>,
+    /// How many moves each state has, in order of index.
+    pub(super) degrees: Vec<u8>,
+    /// Where they lead, in the same order.
+    pub(super) edges: Vec<u32>,
+}
+
+impl Part {
+    pub(super) fn new(words: usize) -> Self {
+        Self {
+            words,
+            slots: vec![EMPTY; 1 << 10],
+            states: Vec::new(),
+            parents: Vec::new(),
+            degrees: Vec::new(),
+            edges: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.parents.len()
+    }
+
+    #[inline]
+    pub(super) fn state(&self, index: usize) -> &[u64] {
+        &self.states[index * self.words..(index + 1) * self.words]
+    }
+
+    pub(super) fn parent(&self, index: usize) -> u32 {
+        self.parents[index]
+    }
+
+    /// The indices of states, each with its parent behind it; new ones come last.
+    ///
+    /// Most of the time goes to waiting for memory: a group of lookups waits for all of theirs at once.
+    pub(super) fn insert_all(&mut self, records: &[u64], mut each: impl FnMut(usize)) {
+        const GROUP: usize = 16;
+        let words = self.words;
+        for group in records.chunks(GROUP * (words + 1)) {
+            let mut hashes = [0; GROUP];
+            let mut touched = 0;
+            let records = || group.chunks_exact(words + 1);
+            let mask = self.slots.len() - 1;
+            for (record, kept) in records().zip(&mut hashes) {
+                *kept = hash(&record[..words]);
+                touched ^= self.slots[*kept as usize & mask];
+            }
+            for hash in hashes {
+                let slot = self.slots[hash as usize & mask];
+                if slot != EMPTY && slot & !INDEX_MASK == tag_of(hash) {
+                    let index = (slot & INDEX_MASK) as usize;
+                    touched ^= self.states[index * words] as u32 ^ self.states[(index + 1) * words - 1] as u32;
+                }
+            }
+            std::hint::black_box(touched);
+            for (record, hash) in records().zip(hashes) {
+                each(self.insert(&record[..words], hash, record[words] as u32));
+            }
+        }
+    }
+
+    /// The index of a state; a new one comes last.
+    #[inline]
+    pub(super) fn insert(&mut self, state: &[u64], hash: u64, parent: u32) -> usize {
+        if self.len() * 4 >= self.slots.len() * 3 {
+            self.grow();
+        }
+        let mask = self.slots.len() - 1;
+        let tag = tag_of(hash);
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot == EMPTY {
+                break;
+            }
+            let index = (slot & INDEX_MASK) as usize;
+            if slot & !INDEX_MASK == tag && same(self.state(index), state) {
+                return index;
+            }
+            at = (at + 1) & mask;
+        }
+        let index = self.len();
+        self.slots[at] = tag | index as u32;
+        self.states.extend_from_slice(state);
+        self.parents.push(parent);
+        index
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let mut slots = vec![EMPTY; self.slots.len() * 2];
+        let mask = slots.len() - 1;
+        for index in 0..self.len() {
+            let hash = hash(self.state(index));
+            let mut at = hash as usize & mask;
+            while slots[at] != EMPTY {
+                at = (at + 1) & mask;
+            }
+            slots[at] = tag_of(hash) | index as u32;
+        }
+        self.slots = slots;
+    }
+
+    /// Bytes of the states, and of what is kept about each; the hash table's own slots are not among them.
+    pub(super) fn bytes(&self) -> usize {
+        self.states.len() * 8 + self.parents.len() * 4 + self.degrees.len() + self.edges.len() * 4
+    }
+
+    /// Bytes that are allocated.
+    pub(super) fn allocated(&self) -> usize {
+        self.slots.capacity() * 4
+            + self.states.capacity() * 8
+            + self.parents.capacity() * 4
+            + self.degrees.capacity()
+            + self.edges.capacity() * 4
+    }
+
+    /// No state will be looked up any more.
+    pub(super) fn forget_slots(&mut self) {
+        self.slots = Vec::new();
+    }
+}
+
+/// Whether two states are the same: they are too short for a call to be worth it.
+#[inline]
+fn same(one: &[u64], other: &[u64]) -> bool {
+    one.iter().zip(other).all(|(one, other)| one == other)
+}
+
+/// Bits of the hash that the slot keeps: those that choose neither the part nor, mostly, the slot.
+const fn tag_of(hash: u64) -> u32 {
+    // Never all ones, so that no slot looks empty.
+    ((hash >> 40) as u32 % 63) << INDEX_BITS
+}
