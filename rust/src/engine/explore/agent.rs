@@ -4,7 +4,7 @@ use super::memory::{Memory, vector_of};
 use super::model::{Kind, Model, Outcome, Watch};
 use super::state::{AgentPlace, Physical, World};
 use super::step::{Progress, Runner, raise};
-use crate::hypervisor::policy::{HostVector, Routine};
+use crate::hypervisor::policy::{Act, HostVector, Op, Routine};
 use crate::processor::{Notice, descriptor};
 
 impl Model<'_> {
@@ -41,7 +41,7 @@ impl Model<'_> {
             AgentPlace::Begin if agent.request() => self.refresh(world, memory, number, watch),
             AgentPlace::Begin if self.is_device(number) => self.request(world, memory, number),
             AgentPlace::Begin if self.is_sender(number) => self.ipi(world, memory, number, &mut outcome, watch),
-            AgentPlace::Begin | AgentPlace::Software => self.software(world, memory, number, watch),
+            AgentPlace::Begin | AgentPlace::Software => self.software(world, memory, number, &mut outcome, watch),
             AgentPlace::Found => self.found(world, memory, number, &mut outcome),
             AgentPlace::Posted => self.notify(world, memory, number),
             AgentPlace::InFlight => {
@@ -95,7 +95,7 @@ impl Model<'_> {
             // The hypervisor finds nobody with that ID.
             posted(world, number);
         } else {
-            self.software(world, memory, number, watch);
+            self.software(world, memory, number, outcome, watch);
         }
     }
 
@@ -135,25 +135,44 @@ impl Model<'_> {
     }
 
     /// `software_post`, a step at a time.
-    fn software<M: Memory>(&self, world: &mut World, memory: &M, number: usize, watch: &mut impl Watch) {
+    fn software<M: Memory>(
+        &self,
+        world: &mut World,
+        memory: &M,
+        number: usize,
+        outcome: &mut Outcome,
+        watch: &mut impl Watch,
+    ) {
         let runner = self.agent_runner(number);
         let agent = world.agents[number];
-        let mut at = (Routine::SoftwarePost, agent.next(), agent.memory());
+        let (mut next, mut remembers) = (agent.next(), agent.memory());
         if agent.place() == AgentPlace::Begin {
-            match self.begin(world, memory, runner, Routine::SoftwarePost, watch) {
-                Progress::More { next, memory } => at = (Routine::SoftwarePost, next, memory),
-                Progress::Ended { .. } => return posted(world, number),
-            }
             world.agents[number].set_place(AgentPlace::Software);
+            match self.begin(world, memory, runner, Routine::SoftwarePost, watch) {
+                Progress::More { next: first, memory } => (next, remembers) = (first, memory),
+                Progress::Ended { .. } => return software_posted(world, number, outcome),
+            }
         }
-        match self.step(world, memory, runner, at, watch).0 {
+        let step = self.upcoming(Routine::SoftwarePost, next).map(|(_, step)| &step.op);
+        if matches!(step, Some(Op::Act(Act::SetPir))) {
+            world.agents[number].set_requested(true);
+        }
+        match self.step(world, memory, runner, (Routine::SoftwarePost, next, remembers), watch).0 {
             Progress::More { next, memory } => {
                 world.agents[number].set_next(next);
                 world.agents[number].set_memory(memory);
             }
-            Progress::Ended { .. } => posted(world, number),
+            Progress::Ended { .. } => software_posted(world, number, outcome),
         }
     }
+}
+
+/// `software_post` is over.
+fn software_posted(world: &mut World, number: usize, outcome: &mut Outcome) {
+    if !world.agents[number].requested() {
+        outcome.violation = Some(Kind::Unposted);
+    }
+    posted(world, number);
 }
 
 /// A post is over.
@@ -165,4 +184,5 @@ fn posted(world: &mut World, number: usize) {
     agent.set_flight_to(0);
     agent.set_next(0);
     agent.set_memory(0);
+    agent.set_requested(false);
 }

@@ -50,6 +50,9 @@ impl Model<'_> {
                 .map_or_else(String::new, |(number, _)| {
                     format!("vCPU {number} sleeps with SN = 1: an interrupt that is posted now notifies nobody.")
                 }),
+            Kind::Unposted => {
+                "software_post has ended and never came to set_pir: nobody will find the interrupt.".to_owned()
+            }
             Kind::Unsent => "A vector is delivered that nobody has posted for this vCPU.".to_owned(),
         }
     }

@@ -32,7 +32,7 @@ impl<T: Copy> PerState<T> {
     }
 }
 
-/// Where each state's edges begin.
+/// Where each state's edges begin; and where the last one's end.
 struct Edges<'s> {
     space: &'s Space,
     begin: Vec<Vec<u32>>,
@@ -41,21 +41,19 @@ struct Edges<'s> {
 impl<'s> Edges<'s> {
     fn new(space: &'s Space) -> Self {
         let begin = |degrees: &[u8]| {
-            let begins = degrees.iter().scan(0, |at, &degree| {
-                let begin = *at;
+            let ends = degrees.iter().scan(0, |at, &degree| {
                 *at += u32::from(degree);
-                Some(begin)
+                Some(*at)
             });
-            begins.collect()
+            std::iter::once(0).chain(ends).collect()
         };
         Self { space, begin: space.parts.iter().map(|part| begin(&part.degrees)).collect() }
     }
 
     fn of(&self, number: u32) -> &'s [u32] {
         let (part, index) = place(number);
-        let begin = self.begin[part][index] as usize;
-        let part = &self.space.parts[part];
-        &part.edges[begin..begin + usize::from(part.degrees[index])]
+        let begin = &self.begin[part];
+        &self.space.parts[part].edges[begin[index] as usize..begin[index + 1] as usize]
     }
 }
 
@@ -63,114 +61,60 @@ fn numbers(space: &Space) -> impl Iterator<Item = u32> {
     space.parts.iter().enumerate().flat_map(|(part, states)| (0..states.len()).map(move |index| number(part, index)))
 }
 
-/// What is known of a state while its turn has not come: edges that lead to it and were not followed yet, and the most
-/// notifications and wake-ups for nothing on any path to it.
-trait Tally: Copy + Default {
-    /// One more edge leads here. False: more than can be counted.
-    fn expect(&mut self) -> bool;
-    /// An edge with these bits was followed from a state with that tally. None: more than can be counted; else whether
-    /// it was the last edge.
-    fn arrive(&mut self, from: Self, edge: u32) -> Option<bool>;
-    /// No edge is left to be followed.
-    fn ready(self) -> bool;
-    /// Notifications and wake-ups.
-    fn most(self) -> (u32, u32);
-}
-
-/// Two bytes, which nearly always do: what is reached for at random should fit into a cache.
-#[derive(Clone, Copy, Default)]
-struct Narrow {
-    incoming: u8,
-    /// Notifications in the low half, wake-ups in the high one.
-    most: u8,
-}
-
-impl Tally for Narrow {
-    fn expect(&mut self) -> bool {
-        self.incoming = self.incoming.saturating_add(1);
-        self.incoming < u8::MAX
-    }
-
-    fn arrive(&mut self, from: Self, edge: u32) -> Option<bool> {
-        let notifications = (from.most & 15) + u8::from(edge & SPURIOUS_NOTIFICATION != 0);
-        let wakeups = (from.most >> 4) + u8::from(edge & SPURIOUS_WAKEUP != 0);
-        if notifications > 15 || wakeups > 15 {
-            return None;
-        }
-        self.most = (self.most & 15).max(notifications) | (self.most >> 4).max(wakeups) << 4;
-        self.incoming -= 1;
-        Some(self.incoming == 0)
-    }
-
-    fn ready(self) -> bool {
-        self.incoming == 0
-    }
-
-    fn most(self) -> (u32, u32) {
-        (u32::from(self.most & 15), u32::from(self.most >> 4))
-    }
-}
-
-/// Enough for any number of states.
-#[derive(Clone, Copy, Default)]
-struct Wide {
-    incoming: u32,
-    notifications: u32,
-    wakeups: u32,
-}
-
-impl Tally for Wide {
-    fn expect(&mut self) -> bool {
-        self.incoming += 1;
-        true
-    }
-
-    fn arrive(&mut self, from: Self, edge: u32) -> Option<bool> {
-        self.notifications = self.notifications.max(from.notifications + u32::from(edge & SPURIOUS_NOTIFICATION != 0));
-        self.wakeups = self.wakeups.max(from.wakeups + u32::from(edge & SPURIOUS_WAKEUP != 0));
-        self.incoming -= 1;
-        Some(self.incoming == 0)
-    }
-
-    fn ready(self) -> bool {
-        self.incoming == 0
-    }
-
-    fn most(self) -> (u32, u32) {
-        (self.notifications, self.wakeups)
-    }
-}
-
-/// The worst case over all paths; without end where there are cycles.
-pub(super) fn worst_case(space: &Space) -> WorstCase {
-    tallied::<Narrow>(space).or_else(|| tallied::<Wide>(space)).unwrap_or_default()
-}
-
-/// States get their turn in an order in which every edge leads forward. None: more than can be counted.
-fn tallied<T: Tally>(space: &Space) -> Option<WorstCase> {
+/// The worst case over all paths; none where there are cycles, or more than can be counted.
+///
+/// States get their turn in an order in which every edge leads forward, many at a time: what their edges carry is sorted
+/// by part first, so that what is reached for at random fits into a cache.
+pub(super) fn worst_case(space: &mut Space) -> WorstCase {
+    let mut incoming: Vec<Vec<u16>> = space.parts.iter_mut().map(|part| std::mem::take(&mut part.incoming)).collect();
     let edges = Edges::new(space);
-    let mut tallies: PerState<T> = PerState::new(space, T::default());
-    for part in &space.parts {
-        for &edge in &part.edges {
-            if !tallies.of(edge).expect() {
-                return None;
-            }
-        }
-    }
-    let mut ready: VecDeque<u32> = numbers(space).filter(|&number| tallies.get(number).ready()).collect();
+    // Notifications and wake-ups.
+    let mut worst: PerState<(u8, u8)> = PerState::new(space, (0, 0));
+    let mut ready = vec![Vec::new(); space.parts.len()];
+    ready[0].extend(first(space).filter(|&number| incoming[place(number).0][place(number).1] == 0));
+    let mut carried: Vec<Vec<(u32, (u8, u8))>> = vec![Vec::new(); space.parts.len()];
     let (mut left, mut most) = (space.len(), (0, 0));
-    while let Some(number) = ready.pop_front() {
-        left -= 1;
-        let here = tallies.get(number);
-        most = (most.0.max(here.most().0), most.1.max(here.most().1));
-        for &edge in edges.of(number) {
-            if tallies.of(edge).arrive(here, edge)? {
-                ready.push_back(plain(edge));
+    while ready.iter().any(|ready| !ready.is_empty()) {
+        // In the order in which they stand in memory.
+        for ready in &mut ready {
+            ready.sort_unstable();
+        }
+        for number in ready.iter_mut().flat_map(std::mem::take) {
+            left -= 1;
+            let (notifications, wakeups) = worst.get(number);
+            most = (most.0.max(notifications), most.1.max(wakeups));
+            for &edge in edges.of(number) {
+                let there = (
+                    notifications.saturating_add(u8::from(edge & SPURIOUS_NOTIFICATION != 0)),
+                    wakeups.saturating_add(u8::from(edge & SPURIOUS_WAKEUP != 0)),
+                );
+                carried[place(edge).0].push((plain(edge), there));
+            }
+        }
+        for (((carried, incoming), worst), ready) in
+            carried.iter_mut().zip(&mut incoming).zip(&mut worst.0).zip(&mut ready)
+        {
+            for (number, (notifications, wakeups)) in carried.drain(..) {
+                let (_, index) = place(number);
+                let there = &mut worst[index];
+                *there = (there.0.max(notifications), there.1.max(wakeups));
+                // One that cannot be counted never gets its turn.
+                if incoming[index] < u16::MAX {
+                    incoming[index] -= 1;
+                    if incoming[index] == 0 {
+                        ready.push(number);
+                    }
+                }
             }
         }
     }
-    let bounded = |most: u32| (left == 0).then_some(most);
-    Some(WorstCase { spurious_notifications: bounded(most.0), spurious_wakeups: bounded(most.1) })
+    let bounded = |most: u8| (left == 0 && most < u8::MAX).then_some(most.into());
+    WorstCase { spurious_notifications: bounded(most.0), spurious_wakeups: bounded(most.1) }
+}
+
+/// The first state.
+fn first(space: &Space) -> Option<u32> {
+    numbers(space).find(|&number| space.parent(number) == number)
 }
 
 /// The number alone.

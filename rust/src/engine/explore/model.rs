@@ -34,11 +34,13 @@ pub enum Kind {
     SnWhileBlocked,
     /// A vector was delivered that nobody had posted for this vCPU.
     Unsent,
+    /// `software_post` has ended and has never set the bit in PIR.
+    Unposted,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::LostInterrupt,
         Self::LostWakeup,
         Self::Deadlock,
@@ -49,6 +51,7 @@ impl Kind {
         Self::TwoLists,
         Self::SnWhileBlocked,
         Self::Unsent,
+        Self::Unposted,
     ];
 
     /// The name in results.
@@ -65,6 +68,7 @@ impl Kind {
             Self::TwoLists => "two-lists",
             Self::SnWhileBlocked => "sn-while-blocked",
             Self::Unsent => "unsent",
+            Self::Unposted => "unposted",
         }
     }
 
@@ -82,6 +86,7 @@ impl Kind {
             Self::TwoLists => "a vCPU joins a wakeup list while it is on one",
             Self::SnWhileBlocked => "a vCPU sleeps with SN = 1",
             Self::Unsent => "an interrupt is delivered that nobody has posted for this vCPU",
+            Self::Unposted => "an interrupt is posted in software and is nowhere",
         }
     }
 }

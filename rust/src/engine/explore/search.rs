@@ -13,7 +13,7 @@ use std::time::Instant;
 const PART_BITS: u32 = 4;
 const PARTS: usize = 1 << PART_BITS;
 /// States of a block; with fewer than `SHARED` one thread is faster.
-const BLOCK: usize = 1 << 15;
+const BLOCK: usize = 1 << 17;
 const SHARED: usize = 1 << 11;
 
 /// Bits of an edge beside the number of the state that it leads to.

@@ -269,7 +269,9 @@ pub(super) struct AgentState {
     pub(super) next: u8,
     #[bits(7)]
     pub(super) memory: u8,
-    #[bits(5)]
+    /// `software_post` has set the bit in PIR.
+    pub(super) requested: bool,
+    #[bits(4)]
     reserved: u8,
 }
 

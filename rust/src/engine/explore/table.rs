@@ -28,6 +28,8 @@ pub(super) struct Part {
     states: Vec<u64>,
     /// Numbers of the states that they were reached from first.
     parents: Vec<u32>,
+    /// How many moves lead to each state; all ones: that many or more.
+    pub(super) incoming: Vec<u16>,
     /// How many moves each state has, in order of index.
     pub(super) degrees: Vec<u8>,
     /// Where they lead, in the same order.
@@ -41,6 +43,7 @@ impl Part {
             slots: vec![EMPTY; 1 << 10],
             states: Vec::new(),
             parents: Vec::new(),
+            incoming: Vec::new(),
             degrees: Vec::new(),
             edges: Vec::new(),
         }
@@ -83,7 +86,9 @@ impl Part {
             }
             std::hint::black_box(touched);
             for (record, hash) in records().zip(hashes) {
-                each(self.insert(&record[..words], hash, record[words] as u32));
+                let index = self.insert(&record[..words], hash, record[words] as u32);
+                self.incoming[index] = self.incoming[index].saturating_add(1);
+                each(index);
             }
         }
     }
@@ -112,6 +117,7 @@ impl Part {
         self.slots[at] = tag | index as u32;
         self.states.extend_from_slice(state);
         self.parents.push(parent);
+        self.incoming.push(0);
         index
     }
 
@@ -132,7 +138,7 @@ impl Part {
 
     /// Bytes of the states, and of what is kept about each; the hash table's own slots are not among them.
     pub(super) fn bytes(&self) -> usize {
-        self.states.len() * 8 + self.parents.len() * 4 + self.degrees.len() + self.edges.len() * 4
+        self.states.len() * 8 + self.parents.len() * 6 + self.degrees.len() + self.edges.len() * 4
     }
 
     /// Bytes that are allocated.
@@ -140,6 +146,7 @@ impl Part {
         self.slots.capacity() * 4
             + self.states.capacity() * 8
             + self.parents.capacity() * 4
+            + self.incoming.capacity() * 2
             + self.degrees.capacity()
             + self.edges.capacity() * 4
     }

@@ -71,6 +71,13 @@ fn every_line_of_put_blocking_counts() {
 }
 
 #[test]
+fn a_software_post_must_set_its_bit() {
+    for text in [kvm_without("    set_pir"), KVM.replace("    set_pir\n", "    if on: done\n    set_pir\n")] {
+        assert_eq!(kind(&text, &SMALL), Some(Kind::Unposted));
+    }
+}
+
+#[test]
 fn every_line_of_load_counts() {
     let bounds = Bounds { preemptions: 1, software: 0, ..SMALL };
     assert_eq!(kind(&kvm_without("    if pir: set_on"), &bounds), Some(Kind::LostInterrupt));
