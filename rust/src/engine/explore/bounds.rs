@@ -1,7 +1,7 @@
 //! How much the explorer explores.
 
 use super::CheckError;
-use crate::hypervisor::policy::{Act, Op, Policy, Routine};
+use crate::hypervisor::policy::{Act, Op, Policy, Routine, Step};
 use serde::{Deserialize, Serialize};
 
 /// vCPUs that receive, and pCPUs.
@@ -126,21 +126,7 @@ impl Bounds {
         {
             return Err(CheckError::MissingRoutine { policy: policy.name.clone(), routine: routine.name(), why });
         }
-        for routine in [Routine::SoftwarePost, Routine::Publish, Routine::SetApicId] {
-            let here = |op: &Op| match op {
-                Op::Act(Act::Control(change)) => change.ndst_here,
-                Op::Act(act) => matches!(act, Act::SelfIpi(_)),
-                _ => false,
-            };
-            if let Some(step) = policy.steps(routine).iter().find(|step| here(&step.op)) {
-                return Err(CheckError::Bounds(format!(
-                    "line {}: {} runs on a pCPU that is not in the model: it can have no \"{}\"",
-                    step.line,
-                    routine.name(),
-                    step.text
-                )));
-            }
-        }
+        Routine::ALL.into_iter().try_for_each(|routine| has_meaning(policy, routine))?;
         match Routine::ALL.into_iter().find(|&routine| policy.steps(routine).len() > MOST_STEPS) {
             Some(routine) => Err(CheckError::Bounds(format!(
                 "{} has {} steps: to be checked a routine can have {MOST_STEPS}",
@@ -150,4 +136,39 @@ impl Bounds {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the model knows what the steps of a routine would do there.
+fn has_meaning(policy: &Policy, routine: Routine) -> Result<(), CheckError> {
+    use Routine::{OnNotify, OnWakeup, Publish, RefreshApicv, SetApicId, SoftwarePost};
+    let elsewhere = matches!(routine, SoftwarePost | Publish | SetApicId | RefreshApicv);
+    let of_a_thread = !elsewhere && !matches!(routine, OnNotify | OnWakeup);
+    let steps = policy.steps(routine);
+    for (number, step) in steps.iter().enumerate() {
+        let why = match &step.op {
+            Op::Act(Act::Control(change)) if elsewhere && change.ndst_here => "runs on a pCPU that is not in the model",
+            Op::Act(Act::SelfIpi(_)) if elsewhere => "runs on a pCPU that is not in the model",
+            Op::Act(Act::ListAdd | Act::ListDel | Act::Stop | Act::Harvest) if elsewhere || routine == OnWakeup => {
+                "is not run by the vCPU that it is about"
+            }
+            Op::Act(Act::Stop) if !of_a_thread => "is not run by the vCPU's thread",
+            Op::Act(Act::SetPir) if routine != SoftwarePost => "posts nothing",
+            Op::NextListed { .. } if routine != OnWakeup => "is not the handler that walks a wakeup list",
+            Op::NextListed { otherwise } if has_walk(steps.get(number + 1..usize::from(*otherwise))) => {
+                "holds the list's lock already"
+            }
+            _ => continue,
+        };
+        return Err(CheckError::Bounds(format!(
+            "line {}: {} {why}: there can be no \"{}\"",
+            step.line,
+            routine.name(),
+            step.text
+        )));
+    }
+    Ok(())
+}
+
+fn has_walk(steps: Option<&[Step]>) -> bool {
+    steps.unwrap_or_default().iter().any(|step| matches!(step.op, Op::NextListed { .. }))
 }

@@ -231,6 +231,16 @@ fn bounds_and_routines_are_asked_for() {
     assert!(missing.starts_with("bare has no routine before_entry, which is needed because "), "{missing}");
     let posts = refused(&format!("{bare}  before_entry:\n"), SMALL);
     assert!(posts.contains("no routine software_post"), "{posts}");
-    let here = refused(&KVM.replace("  software_post:", "  software_post:\n    control ndst=here"), SMALL);
-    assert!(here.contains("software_post runs on a pCPU that is not in the model"), "{here}");
+    for (routine, step, why) in [
+        ("software_post", "control ndst=here", "software_post runs on a pCPU that is not in the model"),
+        ("software_post", "list_del", "software_post is not run by the vCPU that it is about"),
+        ("on_wakeup", "stop", "on_wakeup is not run by the vCPU that it is about"),
+        ("load", "set_pir", "load posts nothing"),
+        ("load", "for_listed: wake", "load is not the handler that walks a wakeup list"),
+        ("on_wakeup", "for_listed:\n      for_listed: wake", "on_wakeup holds the list's lock already"),
+    ] {
+        let strange = KVM.replacen(&format!("  {routine}:"), &format!("  {routine}:\n    {step}"), 1);
+        let why_not = refused(&strange, SMALL);
+        assert!(why_not.contains(why), "{why_not}");
+    }
 }
