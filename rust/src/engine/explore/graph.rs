@@ -50,6 +50,11 @@ impl<'s> Edges<'s> {
         Self { space, begin: space.parts.iter().map(|part| begin(&part.degrees)).collect() }
     }
 
+    /// The first edge, if there is one: it is in the cache afterwards.
+    fn touch(&self, number: u32) -> u32 {
+        self.of(number).first().copied().unwrap_or_default()
+    }
+
     fn of(&self, number: u32) -> &'s [u32] {
         let (part, index) = place(number);
         let begin = &self.begin[part];
@@ -60,6 +65,9 @@ impl<'s> Edges<'s> {
 fn numbers(space: &Space) -> impl Iterator<Item = u32> {
     space.parts.iter().enumerate().flat_map(|(part, states)| (0..states.len()).map(move |index| number(part, index)))
 }
+
+/// States whose edges are fetched from memory together.
+const GROUP: usize = 32;
 
 /// The worst case over all paths; none where there are cycles, or more than can be counted.
 ///
@@ -79,17 +87,24 @@ pub(super) fn worst_case(space: &mut Space) -> WorstCase {
         for ready in &mut ready {
             ready.sort_unstable();
         }
-        for number in ready.iter_mut().flat_map(std::mem::take) {
-            left -= 1;
-            let (notifications, wakeups) = worst.get(number);
-            most = (most.0.max(notifications), most.1.max(wakeups));
-            for &edge in edges.of(number) {
-                let there = (
-                    notifications.saturating_add(u8::from(edge & SPURIOUS_NOTIFICATION != 0)),
-                    wakeups.saturating_add(u8::from(edge & SPURIOUS_WAKEUP != 0)),
-                );
-                carried[place(edge).0].push((plain(edge), there));
+        for group in ready.iter().flat_map(|ready| ready.chunks(GROUP)) {
+            // All of a group wait for memory at once.
+            std::hint::black_box(group.iter().fold(0, |touched, &number| touched ^ edges.touch(number)));
+            for &number in group {
+                left -= 1;
+                let (notifications, wakeups) = worst.get(number);
+                most = (most.0.max(notifications), most.1.max(wakeups));
+                for &edge in edges.of(number) {
+                    let there = (
+                        notifications.saturating_add(u8::from(edge & SPURIOUS_NOTIFICATION != 0)),
+                        wakeups.saturating_add(u8::from(edge & SPURIOUS_WAKEUP != 0)),
+                    );
+                    carried[place(edge).0].push((plain(edge), there));
+                }
             }
+        }
+        for ready in &mut ready {
+            ready.clear();
         }
         for (((carried, incoming), worst), ready) in
             carried.iter_mut().zip(&mut incoming).zip(&mut worst.0).zip(&mut ready)

@@ -66,7 +66,7 @@ impl Part {
     ///
     /// Most of the time goes to waiting for memory: a group of lookups waits for all of theirs at once.
     pub(super) fn insert_all(&mut self, records: &[u64], mut each: impl FnMut(usize)) {
-        const GROUP: usize = 16;
+        const GROUP: usize = 32;
         let words = self.words;
         for group in records.chunks(GROUP * (words + 1)) {
             let mut hashes = [0; GROUP];
