@@ -70,9 +70,17 @@ bench: prerequisites ## criterion's benchmarks
 conformance: $(VENV)/developed build ## every case of every table against the executable specification; docs/conformance.md
 	PYTHONPATH=tests $(BIN)/python -m conformance
 
+.PHONY: crosscheck
+crosscheck: build ## `ipivrs check` against SPIN, on the whole collection and on every mutation of kvm (a few minutes)
+	$(BIN)/python tools/crosscheck.py
+
 .PHONY: fuzz
 fuzz: prerequisites ## the parsers and the guest's acts under libFuzzer, SECONDS=60 for each
 	tools/fuzz.sh $(SECONDS)
+
+.PHONY: mutants
+mutants: prerequisites ## break processor/ and hypervisor/ in every way that cargo-mutants knows (an hour or two): do the tests notice?
+	tools/mutants.sh
 
 .PHONY: wheel
 wheel: $(VENV)/installed ## a wheel for CPython >= 3.10 in dist/

@@ -104,7 +104,7 @@ def test_the_shell_refuses_and_runs_nothing(tmp_path: Path, shell: Shell) -> Non
     ("options", "message"),
     [
         (["--policy", "kmv"], "did you mean kvm?"),
-        (["--policy", "nosuch"], "shipped are kvm, kvm-5.14, kvm-pre-ipiv, kvm-sn-in-host"),
+        (["--policy", "nosuch"], "shipped are acrn-1462, acrn-4778, acrn-4978, avic, avic-1235, kvm, kvm-5.14"),
         (["--seconds", "x"], "--seconds must be a number"),
         (["--seconds", "-1"], "--seconds must be a number"),
         (["--seconds", "nan"], "--seconds must be a number"),

@@ -8,6 +8,9 @@ result.counters, result.exits, result.ipis          # numbers, clauses, one row 
 ipivrs.explain(0x000C00FB, apic="xapic")            # one ICR value, rule by rule
 ipivrs.explain(vector=0xFB, dest=3, vcpus=4)
 
+ipivrs.check("kvm").holds                           # every interleaving of a posted-interrupt protocol
+ipivrs.check("kvm", without=["load: if pir: set_on"]).diagnosis
+
 scenario = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload={"name": "storm"})], seconds=1)
 scenario.run().counters                             # vCPUs on threads, scheduled as KVM does it
 
@@ -30,7 +33,10 @@ from ipivrs._core import (
     build_info,
     compose_icr,
 )
+from ipivrs.bounds import Bounds, BoundsError
+from ipivrs.collection import Entry, collection
 from ipivrs.icr import explain
+from ipivrs.laboratory import CheckResult, check
 from ipivrs.policies import PolicyError
 from ipivrs.program import Program
 from ipivrs.results import IPI_DTYPE, RunResult
@@ -38,6 +44,7 @@ from ipivrs.running import run
 from ipivrs.scenario import VM, Chaos, Device, Group, Handler, Host, Processor, Scenario
 from ipivrs.scenario_text import ScenarioError
 from ipivrs.simulation import ScenarioResult
+from ipivrs.variants import VariantError
 
 __all__ = [
     "CLAUSES",
@@ -45,9 +52,13 @@ __all__ = [
     "NOTIFICATIONS",
     "OUTCOMES",
     "VM",
+    "Bounds",
+    "BoundsError",
     "Chaos",
+    "CheckResult",
     "Descriptor",
     "Device",
+    "Entry",
     "Explanation",
     "Group",
     "Handler",
@@ -61,10 +72,13 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "ScenarioResult",
+    "VariantError",
     "Vcpu",
     "Vm",
     "__version__",
     "build_info",
+    "check",
+    "collection",
     "compose_icr",
     "explain",
     "run",

@@ -1,4 +1,4 @@
-"""The shell's face: `ipivrs run | explain | info`.
+"""The shell's face: `ipivrs run | check | explain | info`.
 
 Exit codes: 0 fine; 1 a violation was found; 2 bad input; 130 interrupted; 141 the reader of a pipe went away.
 """
@@ -18,10 +18,11 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from ipivrs import __version__, _core, names, report, scenario_report
+from ipivrs.check_command import check
 from ipivrs.explanation import explanation
 from ipivrs.icr import explain as explain_icr
 from ipivrs.machine import describe, machine
-from ipivrs.options import BadInputError, choice, decimal, did_you_mean, number, numbers
+from ipivrs.options import BadInputError, choice, decimal, did_you_mean, number, numbers, refusals_are_bad_input
 from ipivrs.policies import find as find_policy
 from ipivrs.results import RunResult, run_recording
 from ipivrs.running import shipped_path, shipped_scenarios
@@ -117,15 +118,6 @@ def _output_lost(error: OSError) -> int:
     return _BAD_INPUT
 
 
-@contextmanager
-def _refusals_are_bad_input() -> Iterator[None]:
-    """A recording or an option that the core refuses is the user's to mend."""
-    try:
-        yield
-    except ValueError as error:
-        raise BadInputError(str(error)) from error
-
-
 def _given(**values: object) -> dict[str, Any]:
     """The options that were given: the others keep the defaults of the function that takes them."""
     return {name: value for name, value in values.items() if value is not None}
@@ -216,7 +208,7 @@ def run(
     _refuse_unused(for_recordings | _given(no_ipiv=no_ipiv or None), all(scenarios), "recordings")
     _refuse_unused(for_scenarios, not any(scenarios), "scenarios")
     # Every mistake in a file is found before anything runs.
-    with _refusals_are_bad_input():
+    with refusals_are_bad_input():
         loaded = [_load(file, for_scenarios) if _is_scenario(file) else file for file in files]
         results = [
             run_recording(what, ipi_virtualization=not no_ipiv, **for_recordings)
@@ -279,6 +271,9 @@ def _show_results(results: list[RunResult | ScenarioResult]) -> None:
             show(scenario_report.full(result))
 
 
+app.command()(check)
+
+
 @app.command()
 def explain(
     icr: Annotated[
@@ -326,7 +321,7 @@ def explain(
         vcpus=_number("--vcpus", vcpus, 1, _U16_MAX + 1),
         last_index=_number("--last-index", last_index, 0, _U16_MAX),
     )
-    with _refusals_are_bad_input():
+    with refusals_are_bad_input():
         answer = explain_icr(value, **fields, **setting, ipi_virtualization=not no_ipiv).as_dict()
     if json:
         show_json(answer)

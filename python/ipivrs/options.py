@@ -1,10 +1,21 @@
 """From the shell's words to values. Every refusal names the option, what is allowed and the nearest name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class BadInputError(Exception):
     """What the user gave cannot be used; the message says what to change."""
+
+
+@contextmanager
+def refusals_are_bad_input() -> Iterator[None]:
+    """What the library refuses with a ValueError is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
 
 
 def nearest(word: str, known: list[str]) -> str | None:

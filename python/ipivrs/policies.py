@@ -1,5 +1,6 @@
 """Policies: shipped ones by name, the user's by path."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -28,25 +29,35 @@ def shipped() -> dict[str, str]:
     return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
 
 
-def find(name: str) -> Policy:
+def find(name: str, *, also: Iterable[str] = ()) -> Policy:
     """The policy of this name, or in this file.
+
+    Args:
+        name: A shipped policy, or the path of a file.
+        also: Other names that the user may have meant.
 
     Raises:
         PolicyError: There is none, or its text has a mistake.
     """
     known = shipped()
     if name in known:
-        return _parsed(f"{name}.policy", known[name])
+        return parsed(f"{name}.policy", known[name])
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        hint = did_you_mean(name, list(known)) or f"; shipped are {', '.join(known)}"
+        names = [*known, *(other for other in also if other not in known)]
+        hint = did_you_mean(name, names) or f"; shipped are {', '.join(known)}"
         raise PolicyError(f"no policy {name!r}: as a file, {why}{hint}") from error
-    return _parsed(name, text)
+    return parsed(name, text)
 
 
-def _parsed(file: str, text: str) -> Policy:
+def parsed(file: str, text: str) -> Policy:
+    """The policy of this text; `file` is what its mistakes are reported under.
+
+    Raises:
+        PolicyError: The text has a mistake.
+    """
     try:
         name, source = _core.read_policy(text)
     except ValueError as error:

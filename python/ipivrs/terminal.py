@@ -3,10 +3,14 @@
 import io
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 _UNLIMITED = 100_000
+_WIDTH_OF_A_PIPE = 120
 
 
 def show(*parts: RenderableType) -> None:
@@ -25,6 +29,29 @@ def show(*parts: RenderableType) -> None:
 def show_json(value: object) -> None:
     """Print a result as JSON."""
     print(json.dumps(value, indent=2))  # noqa: T201
+
+
+def width() -> int:
+    """Columns for what is drawn side by side: those of the terminal, or a page's in a pipe."""
+    console = Console()
+    return console.width if console.is_terminal else _WIDTH_OF_A_PIPE
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr, if that is a terminal; what it gives is called with a name as each of `total` parts begins."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        begun = False
+
+        def begin(name: str) -> None:
+            nonlocal begun
+            bar.update(task, description=name, advance=int(begun))
+            begun = True
+
+        yield begin
 
 
 def complain(message: str) -> None:
