@@ -241,6 +241,51 @@ mod tests {
     }
 
     #[test]
+    fn names_are_kvms() {
+        assert_eq!(
+            Inhibit::ALL.map(Inhibit::name),
+            [
+                "DISABLED",
+                "ABSENT",
+                "HYPERV",
+                "BLOCKIRQ",
+                "PHYSICAL_ID_ALIASED",
+                "APIC_ID_MODIFIED",
+                "APIC_BASE_MODIFIED"
+            ]
+        );
+    }
+
+    /// `vmx_update_msr_bitmap_x2apic`: TPR always, EOI and SELF_IPI to be written while APICv is active.
+    #[test]
+    fn what_passes_in_x2apic_mode() {
+        for active in [true, false] {
+            let bitmap = MsrBitmap { x2apic: true, apicv: Apicv { active, enable_ipiv: true } };
+            for write in [true, false] {
+                assert!(!bitmap.intercepts(X2APIC_TPR, write));
+                for msr in [X2APIC_EOI, X2APIC_SELF_IPI] {
+                    assert_eq!(bitmap.intercepts(msr, write), !(active && write), "{msr:X}H {active} {write}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_has_a_bit_for_each_access_that_exits() {
+        let bitmap = MsrBitmap { x2apic: true, apicv: Apicv::FULL };
+        let page: Box<Page<Cell<u64>>> = Cell::<u64>::zeroed(PAGE_WORDS).try_into().unwrap();
+        bitmap.write(&page);
+        for msr in 0x7FF..=0x900 {
+            for write in [false, true] {
+                let at = msr::bitmap_position(msr, write).unwrap();
+                let set = page[at.word].get() & at.mask != 0;
+                assert_eq!(set, bitmap.intercepts(msr, write), "{msr:X}H {write}");
+            }
+        }
+        assert_eq!(page[0].get(), u64::MAX);
+    }
+
+    #[test]
     fn nothing_passes_outside_of_x2apic_mode() {
         let bitmap = MsrBitmap { x2apic: false, apicv: Apicv::FULL };
         assert!((0x800..=0x8FF).all(|msr| bitmap.intercepts(msr, true) && bitmap.intercepts(msr, false)));

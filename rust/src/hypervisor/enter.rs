@@ -135,3 +135,7 @@ impl Task {
         Some(vector)
     }
 }
+
+#[cfg(test)]
+#[path = "enter_tests.rs"]
+mod tests;

@@ -282,3 +282,7 @@ fn update_apicv<'m, H: Host<'m>>(host: &mut H, vm: u32) {
         request(host, slot, Requests::APICV_UPDATE);
     }
 }
+
+#[cfg(test)]
+#[path = "exits_tests.rs"]
+mod tests;

@@ -153,6 +153,28 @@ mod tests {
     }
 
     #[test]
+    fn an_identity_is_what_the_registers_say() {
+        let page: Box<crate::memory::Page<std::cell::Cell<u64>>> =
+            std::cell::Cell::<u64>::zeroed(512).try_into().unwrap();
+        let apic = VirtualApic::new(&page);
+        apic.set(ApicRegister::ID, 5 << 24);
+        apic.set(ApicRegister::LDR, 0x12 << 24);
+        for (dfr, model) in
+            [(DFR_FLAT, LogicalModel::Flat), (DFR_CLUSTER, LogicalModel::Cluster), (0x7FFF_FFFF, LogicalModel::Neither)]
+        {
+            apic.set(ApicRegister::DFR, dfr);
+            let identity = ApicIdentity::of(apic, ApicMode::XApic, 9);
+            assert_eq!((identity.model(), identity.logical_id(), identity.id()), (model, 0x12, 5));
+            assert!(identity.present() && identity.enabled() && !identity.x2apic() && !identity.software_enabled());
+        }
+        apic.set(ApicRegister::SVR, 0x100);
+        let identity = ApicIdentity::of(apic, ApicMode::X2Apic, 9);
+        assert!(identity.enabled() && identity.x2apic() && identity.software_enabled());
+        assert_eq!(identity.id(), 9);
+        assert!(!ApicIdentity::of(apic, ApicMode::Disabled, 9).enabled());
+    }
+
+    #[test]
     fn physical_destinations() {
         assert!(xapic(3, 0, LogicalModel::Flat).accepts(3, Physical));
         assert!(!xapic(3, 0, LogicalModel::Flat).accepts(4, Physical));

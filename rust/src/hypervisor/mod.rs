@@ -30,3 +30,6 @@ pub use shared::{Mode, Requests, TaskState, VcpuWords};
 pub use task::{MpState, Put, Task, request, software_post};
 pub use vcpu::{ApicBaseWrite, Vcpu};
 pub use vm::{MAX_VCPUS, TableSize, Vm, VmConfig, VmError};
+
+#[cfg(test)]
+mod testing;

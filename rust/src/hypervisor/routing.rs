@@ -122,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn lowest_priority_skips_who_is_disabled_by_software() {
+        let vcpus = (0..4).map(|id| (id, identity(id, ApicMode::X2Apic).with_software_enabled(id == 2)));
+        for vector in 0x30..0x34 {
+            assert_eq!(targets(Icr::from_x2apic(0xF << 32 | 0x900 | vector), 1, vcpus.clone()), [2]);
+        }
+    }
+
+    #[test]
     fn delivery_modes() {
         let message = |bits| Message::of(IcrLow::from_bits(bits));
         assert_eq!(message(0x31), Some(Message::Interrupt(0x31)));

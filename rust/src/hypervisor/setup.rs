@@ -139,6 +139,23 @@ mod tests {
     }
 
     #[test]
+    fn each_control_that_kvm_needs_is_asked_for() {
+        let whole = Model::SapphireRapids.capabilities();
+        for (bits, why) in [
+            (Primary::new().with_hlt_exiting(true), "HLT exiting"),
+            (Primary::new().with_interrupt_window_exiting(true), "HLT exiting"),
+            (Primary::new().with_use_tpr_shadow(true), "use TPR shadow"),
+            (Primary::new().with_use_msr_bitmaps(true), "use TPR shadow"),
+            (Primary::new().with_activate_secondary(true), "use TPR shadow"),
+        ] {
+            let mut processor = whole;
+            processor.primary.set_may_be_one(whole.primary.may_be_one() & !bits.into_bits());
+            let missing = KvmIntel::setup(&processor, ModuleParameters::default()).unwrap_err();
+            assert!(missing.0.starts_with(why), "{missing:?}");
+        }
+    }
+
+    #[test]
     fn what_kvm_needs_is_named() {
         let mut processor = Model::PreApicv.capabilities();
         let shadow = Primary::new().with_use_tpr_shadow(true).into_bits();

@@ -314,3 +314,7 @@ pub fn request<'m, H: Host<'m>>(host: &mut H, target: u32, what: Requests) {
         host.wake(target);
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

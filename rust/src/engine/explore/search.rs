@@ -12,9 +12,9 @@ use std::time::Instant;
 
 const PART_BITS: u32 = 4;
 const PARTS: usize = 1 << PART_BITS;
-/// States of a block; with fewer than `SHARED` one thread is faster.
-const BLOCK: usize = 1 << 17;
-const SHARED: usize = 1 << 11;
+/// States of a block; with fewer than `SHARED` one thread is faster. Tests have many blocks, and share most of them.
+const BLOCK: usize = if cfg!(test) { 1 << 9 } else { 1 << 17 };
+const SHARED: usize = if cfg!(test) { 1 << 5 } else { 1 << 11 };
 
 /// Bits of an edge beside the number of the state that it leads to.
 pub(super) const SPURIOUS_NOTIFICATION: u32 = 1 << 31;
@@ -144,7 +144,7 @@ fn limit_hit(space: &Space, limits: &Limits) -> Option<String> {
     if bytes > limits.max_bytes {
         return Some(format!("more than {} MiB of memory", limits.max_bytes >> 20));
     }
-    let full = space.parts.iter().any(|part| part.len() + BLOCK * 64 > MOST);
+    let full = space.parts.iter().any(|part| part.len() + BLOCK * 32 > MOST);
     full.then(|| "more states than can be numbered".to_owned())
 }
 
