@@ -134,6 +134,9 @@ def test_every_statement_does_something() -> None:
         .await_calls()
         .message(0xFD, "next")
         .receive()
+        # A change of mode discards what is pending: nobody may wait for its answer.
+        .signal("called")
+        .wait("called", 3)
         .compute(100)
         .tpr(0x50)
         .tpr(0)

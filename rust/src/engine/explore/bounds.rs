@@ -112,6 +112,13 @@ impl Bounds {
                 "senders, devices and software together are {agents}: they can be 1 to {MOST_AGENTS}"
             )));
         }
+        if self.senders > 0 && !self.ipiv {
+            return Err(CheckError::Bounds(format!(
+                "senders is {}, and they send with IPI virtualization: without it what they send exits, and is posted by \
+                 software agents",
+                self.senders
+            )));
+        }
         let inhibits = self.inhibit || self.rewrite_id;
         let needs = [
             (Routine::Load, true, "a vCPU is scheduled in"),
@@ -152,6 +159,9 @@ fn has_meaning(policy: &Policy, routine: Routine) -> Result<(), CheckError> {
                 "is not run by the vCPU that it is about"
             }
             Op::Act(Act::Stop) if !of_a_thread => "is not run by the vCPU's thread",
+            Op::Act(act) if routine == RefreshApicv && !matches!(act, Act::Surrounding(_) | Act::Done) => {
+                "changes the sender's own controls and nothing else"
+            }
             Op::Act(Act::SetPir) if routine != SoftwarePost => "posts nothing",
             Op::NextListed { .. } if routine != OnWakeup => "is not the handler that walks a wakeup list",
             Op::NextListed { otherwise } if has_walk(steps.get(number + 1..usize::from(*otherwise))) => {

@@ -3,7 +3,7 @@
 use super::memory::{Memory, take_group};
 use super::model::{Kind, Model, Watch};
 use super::state::{Physical, Place, World, remembered, saved};
-use crate::hypervisor::policy::{Act, Frame, Half, HostVector, Op, Platform, Routine, Saved, Step, Surrounding};
+use crate::hypervisor::policy::{Act, Frame, Half, HostVector, Op, Platform, Routine, Saved, Step, Surrounding, Term};
 use crate::hypervisor::{Mode, RESCHEDULE_VECTOR, TaskState, VcpuWords};
 use crate::memory::Line;
 use crate::processor::local_apic;
@@ -161,10 +161,14 @@ impl<'p> Model<'p> {
         usize::from(senders > 0) + usize::from(self.agents() > senders)
     }
 
-    /// A fence that has nothing to do; a look of the vCPU's thread at what nobody else changes.
-    fn is_unseen<M>(&self, op: &Op, acting: &Acting<'_, M>) -> bool {
+    /// Nobody else can see the step, and it sees nobody else: also a fence that has nothing to do, and a look of the
+    /// vCPU's thread at what nobody else changes.
+    fn is_private<M>(&self, op: &Op, acting: &Acting<'_, M>) -> bool {
         let own = acting.runner.own;
         match op {
+            // The vCPU's thread joins and leaves lists.
+            Op::If { condition, .. } if condition.asks_for(Term::Listed) && !own => false,
+            _ if op.is_private() => true,
             Op::Act(Act::Fence) => !own || acting.world.vcpus[acting.runner.vcpu].buffered() == 0,
             Op::If { condition, .. } => own && self.routing_is_own && condition.asks_routing_only(),
             _ => false,
@@ -184,7 +188,7 @@ impl<'p> Model<'p> {
             let Some((number, step)) = self.upcoming(routine, next) else {
                 return Progress::Ended { cancelled: at.cancelled(), stopped: at.stopped() };
             };
-            if !step.op.is_private() && !self.is_unseen(&step.op, acting) {
+            if !self.is_private(&step.op, acting) {
                 return Progress::More { next, memory: remembered(at) };
             }
             watch.step(routine, number);

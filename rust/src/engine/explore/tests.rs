@@ -77,6 +77,21 @@ fn a_software_post_must_set_its_bit() {
     }
 }
 
+/// Whether the vCPU is listed may change before the next step of somebody else's routine.
+#[test]
+fn others_looks_at_the_list_are_steps_of_their_own() {
+    let text = KVM
+        .replace("    set_pir\n", "    if listed:\n      set_pir\n      set_on\n      wake\n      done\n    set_pir\n");
+    assert_ne!(text, KVM);
+    let policy = Policy::parse(&text).unwrap();
+    let model = Model::new(&policy, &Bounds { senders: 0, ..SMALL }).unwrap();
+    let mut world = model.first();
+    let agent = |world: &World| model.moves_of(world).into_iter().position(|it| it == Move::Agent(0)).unwrap();
+    let choice = agent(&world);
+    let (step, _) = model.tell(&mut world, choice).unwrap();
+    assert_eq!(step.step, "if listed");
+}
+
 #[test]
 fn every_line_of_load_counts() {
     let bounds = Bounds { preemptions: 1, software: 0, ..SMALL };
@@ -222,6 +237,7 @@ fn bounds_and_routines_are_asked_for() {
     };
     assert_eq!(refused(KVM, Bounds { vcpus: 3, ..SMALL }), "vcpus is 3: it can be 1 to 2");
     assert_eq!(refused(KVM, Bounds { exits: 8, ..SMALL }), "exits is 8: it can be 0 to 7");
+    assert!(refused(KVM, Bounds { ipiv: false, ..SMALL }).contains("they send with IPI virtualization"));
     let agents = refused(KVM, Bounds { senders: 8, ..SMALL });
     assert_eq!(agents, "senders, devices and software together are 9: they can be 1 to 8");
     let bare = "policy bare\n  load: control nv=notify, ndst=here, sn=0\n";
@@ -234,6 +250,7 @@ fn bounds_and_routines_are_asked_for() {
         ("software_post", "list_del", "software_post is not run by the vCPU that it is about"),
         ("on_wakeup", "stop", "on_wakeup is not run by the vCPU that it is about"),
         ("load", "set_pir", "load posts nothing"),
+        ("refresh_apicv", "set_on", "refresh_apicv changes the sender's own controls"),
         ("load", "for_listed: wake", "load is not the handler that walks a wakeup list"),
         ("on_wakeup", "for_listed:\n      for_listed: wake", "on_wakeup holds the list's lock already"),
     ] {

@@ -361,6 +361,16 @@ impl Condition {
         }
     }
 
+    /// It asks for this.
+    #[must_use]
+    pub fn asks_for(&self, asked: Term) -> bool {
+        match self {
+            Self::Term(term) => *term == asked,
+            Self::Not(inner) => inner.asks_for(asked),
+            Self::And(left, right) | Self::Or(left, right) => left.asks_for(asked) || right.asks_for(asked),
+        }
+    }
+
     /// It asks for NV, NDST and SN, and for nothing else that others can change.
     #[must_use]
     pub fn asks_routing_only(&self) -> bool {
