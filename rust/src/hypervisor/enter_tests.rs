@@ -5,6 +5,7 @@ use super::super::testing::bench;
 use super::super::{Inhibit, set_inhibit};
 use super::*;
 use crate::arch::ApicMode;
+use crate::processor::descriptor;
 
 const PLAIN: Entry = Entry::Enter { inject: None, nmi: false };
 
@@ -34,6 +35,19 @@ fn an_nmi_is_injected_once() {
     host.seen(0).words.request(Requests::NMI);
     assert_eq!(tasks[0].prepare_entry(&mut host), Entry::Enter { inject: None, nmi: true });
     assert_eq!(tasks[0].prepare_entry(&mut host), PLAIN);
+}
+
+/// A request that comes after requests were taken and before the guest is entered.
+#[test]
+fn a_late_request_begins_the_entry_again() {
+    let (mut host, mut tasks) = bench(1, ApicMode::X2Apic);
+    descriptor::post_request(host.seen(0).pid, 0x41);
+    descriptor::update_control(host.seen(0).pid, |control| control.with_outstanding(true));
+    host.late = Some(Requests::APICV_UPDATE);
+    host.seen(0).words.request(Requests::NMI);
+    assert_eq!(tasks[0].prepare_entry(&mut host), Entry::Again);
+    assert_eq!((tasks[0].nmis, host.seen(0).words.mode()), (1, Mode::Outside));
+    assert_eq!(tasks[0].prepare_entry(&mut host), Entry::Enter { inject: None, nmi: true });
 }
 
 #[test]

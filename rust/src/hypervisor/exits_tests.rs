@@ -90,6 +90,7 @@ fn ipis_in_software_reach_whom_they_mean() {
     assert_eq!(wrmsr(&mut host, task, X2APIC_ICR, 9 << 32 | 0x41), [Event::Dropped], "nobody");
     assert_eq!(wrmsr(&mut host, task, X2APIC_ICR, 1 << 32 | 0x341), [Event::Dropped], "a reserved delivery mode");
     assert_eq!(wrmsr(&mut host, task, X2APIC_SELF_IPI, 0x51), [posted(0, 0x51, false)]);
+    assert_eq!(wrmsr(&mut host, task, X2APIC_SELF_IPI, 0xFF), [posted(0, 0xFF, false)]);
     // IN_GUEST_MODE elsewhere: a notification. Here: none, entry looks at PIR.
     host.seen(1).words.set_mode(Mode::InGuest);
     assert_eq!(wrmsr(&mut host, task, X2APIC_ICR, 1 << 32 | 0x41), [posted(1, 0x41, false)]);
@@ -105,10 +106,10 @@ fn messages_that_are_no_interrupts() {
     {
         assert_eq!(wrmsr(&mut host, task, X2APIC_ICR, 1 << 32 | low), [Event::Signalled]);
         assert_eq!(host.seen(1).words.take_requests(), request, "{low:X}H");
+        let error = ErrorStatus::from_bits(host.apic(task).get(ApicRegister::ESR));
+        assert_eq!(error.send_illegal_vector(), request == Requests::ILLEGAL_VECTOR, "{low:X}H");
     }
     assert_eq!(host.seen(1).words.sipi_vector(), 8);
-    let error = ErrorStatus::from_bits(host.apic(task).get(ApicRegister::ESR));
-    assert!(error.send_illegal_vector());
     assert_eq!(wrmsr(&mut host, task, X2APIC_ICR, 1 << 32 | 0x200), [Event::Signalled], "SMI");
     assert!(host.seen(1).words.requests().is_empty());
     assert_eq!(host.woken, [1, 1, 1], "NMI, INIT and SIPI wake; an error does not");
@@ -212,11 +213,16 @@ fn writes_of_ia32_apic_base() {
     let mut vectors = [0; 4];
     vectors[1] = 1 << 1;
     let discarded = Event::Discarded { slot: 0, vectors };
-    assert_eq!(wrmsr(&mut host, task, IA32_APIC_BASE, off)[0], discarded);
+    let changed = |active| Event::ApicvChanged { active };
+    assert_eq!(wrmsr(&mut host, task, IA32_APIC_BASE, base), []);
+    assert_eq!(wrmsr(&mut host, task, IA32_APIC_BASE, off), [discarded, changed(false)]);
     assert_eq!(task.vcpu.mode(), ApicMode::Disabled);
+    let reasons = |host: &super::super::testing::Bench| host.vm(0).unwrap().inhibits(host.memory()).unwrap().reasons();
+    assert_eq!(wrmsr(&mut host, task, IA32_APIC_BASE, off | 1 << 11), [changed(true)]);
+    assert_eq!(reasons(&host), []);
+    wrmsr(&mut host, task, IA32_APIC_BASE, off);
     let moved = off & 0xFFF | 1 << 11 | 0x1234_5000;
     wrmsr(&mut host, task, IA32_APIC_BASE, moved);
     assert_eq!(task.vcpu.mode(), ApicMode::XApic);
-    let reasons = host.vm(0).unwrap().inhibits(host.memory()).unwrap().reasons();
-    assert_eq!(reasons, [Inhibit::ApicBaseModified]);
+    assert_eq!(reasons(&host), [Inhibit::ApicBaseModified]);
 }

@@ -2,6 +2,7 @@
 
 use super::host::{Event, Host, Slot};
 use super::policy::Policy;
+use super::shared::Requests;
 use super::task::Task;
 use super::vm::{Vm, VmConfig};
 use crate::arch::apic_register::SVR_ENABLED;
@@ -28,6 +29,8 @@ pub(super) struct Bench {
     pub(super) list: Vec<u32>,
     walked: usize,
     pub(super) events: Vec<Event>,
+    /// What is asked of vCPU 0 while its PIR is taken.
+    pub(super) late: Option<Requests>,
 }
 
 /// A VM of `vcpus` in `mode` under KVM's policy, each vCPU's local APIC enabled by software. Memory outlives the test.
@@ -60,6 +63,7 @@ pub(super) fn bench(vcpus: u32, mode: ApicMode) -> (Bench, Vec<Task>) {
         list: Vec::new(),
         walked: 0,
         events: Vec::new(),
+        late: None,
     };
     (bench, tasks)
 }
@@ -143,6 +147,9 @@ impl Host<'static> for Bench {
     }
 
     fn note(&mut self, event: Event) {
+        if let (Event::Harvested { .. }, Some(requests)) = (event, self.late.take()) {
+            self.slots[0].words.request(requests);
+        }
         self.events.push(event);
     }
 }
