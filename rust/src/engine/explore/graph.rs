@@ -2,6 +2,7 @@
 
 use super::model::{Model, Move};
 use super::search::{SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, number, place};
+use super::table::Part;
 use std::collections::VecDeque;
 
 /// The most that can happen on any path; none: without end.
@@ -13,7 +14,7 @@ pub struct WorstCase {
     pub spurious_wakeups: Option<u32>,
 }
 
-/// A number for each state.
+/// Something for each state.
 struct PerState<T>(Vec<Vec<T>>);
 
 impl<T: Copy> PerState<T> {
@@ -66,6 +67,15 @@ fn numbers(space: &Space) -> impl Iterator<Item = u32> {
     space.parts.iter().enumerate().flat_map(|(part, states)| (0..states.len()).map(move |index| number(part, index)))
 }
 
+/// What is known of a state until its turn comes, side by side: each edge to it reaches for all of it.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    /// Edges to it that were not followed yet.
+    incoming: u16,
+    notifications: u8,
+    wakeups: u8,
+}
+
 /// States whose edges are fetched from memory together.
 const GROUP: usize = 32;
 
@@ -74,13 +84,15 @@ const GROUP: usize = 32;
 /// States get their turn in an order in which every edge leads forward, many at a time: what their edges carry is sorted
 /// by part first, so that what is reached for at random fits into a cache.
 pub(super) fn worst_case(space: &mut Space) -> WorstCase {
-    let mut incoming: Vec<Vec<u16>> = space.parts.iter_mut().map(|part| std::mem::take(&mut part.incoming)).collect();
+    let tallies = |part: &mut Part| {
+        let incoming = std::mem::take(&mut part.incoming).into_iter();
+        incoming.map(|incoming| Tally { incoming, ..Tally::default() }).collect()
+    };
+    let mut tallies: PerState<Tally> = PerState(space.parts.iter_mut().map(tallies).collect());
     let edges = Edges::new(space);
-    // Notifications and wake-ups.
-    let mut worst: PerState<(u8, u8)> = PerState::new(space, (0, 0));
     let mut ready = vec![Vec::new(); space.parts.len()];
-    ready[0].extend(first(space).filter(|&number| incoming[place(number).0][place(number).1] == 0));
-    let mut carried: Vec<Vec<(u32, (u8, u8))>> = vec![Vec::new(); space.parts.len()];
+    ready[0].extend(first(space).filter(|&number| tallies.get(number).incoming == 0));
+    let mut carried: Vec<Vec<(u32, u8, u8)>> = vec![Vec::new(); space.parts.len()];
     let (mut left, mut most) = (space.len(), (0, 0));
     while ready.iter().any(|ready| !ready.is_empty()) {
         // In the order in which they stand in memory.
@@ -92,31 +104,27 @@ pub(super) fn worst_case(space: &mut Space) -> WorstCase {
             std::hint::black_box(group.iter().fold(0, |touched, &number| touched ^ edges.touch(number)));
             for &number in group {
                 left -= 1;
-                let (notifications, wakeups) = worst.get(number);
+                let Tally { notifications, wakeups, .. } = tallies.get(number);
                 most = (most.0.max(notifications), most.1.max(wakeups));
                 for &edge in edges.of(number) {
-                    let there = (
+                    carried[place(edge).0].push((
+                        plain(edge),
                         notifications.saturating_add(u8::from(edge & SPURIOUS_NOTIFICATION != 0)),
                         wakeups.saturating_add(u8::from(edge & SPURIOUS_WAKEUP != 0)),
-                    );
-                    carried[place(edge).0].push((plain(edge), there));
+                    ));
                 }
             }
         }
-        for ready in &mut ready {
+        for ((carried, tallies), ready) in carried.iter_mut().zip(&mut tallies.0).zip(&mut ready) {
             ready.clear();
-        }
-        for (((carried, incoming), worst), ready) in
-            carried.iter_mut().zip(&mut incoming).zip(&mut worst.0).zip(&mut ready)
-        {
-            for (number, (notifications, wakeups)) in carried.drain(..) {
-                let (_, index) = place(number);
-                let there = &mut worst[index];
-                *there = (there.0.max(notifications), there.1.max(wakeups));
+            for (number, notifications, wakeups) in carried.drain(..) {
+                let there = &mut tallies[place(number).1];
+                there.notifications = there.notifications.max(notifications);
+                there.wakeups = there.wakeups.max(wakeups);
                 // One that cannot be counted never gets its turn.
-                if incoming[index] < u16::MAX {
-                    incoming[index] -= 1;
-                    if incoming[index] == 0 {
+                if there.incoming < u16::MAX {
+                    there.incoming -= 1;
+                    if there.incoming == 0 {
                         ready.push(number);
                     }
                 }

@@ -231,8 +231,10 @@ fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32]) -> Share {
         found: None,
     };
     let memory = Scratch::new(model.senders());
-    let mut state = vec![0; model.layout.words()];
+    let words = model.layout.words();
+    let mut record = vec![0; words + 1];
     for &parent in parents {
+        record[words] = u64::from(parent);
         let world = model.layout.unpack(space.state(parent));
         if let Some(kind) = model.wrong(&world) {
             share.found = Some(Found { kind, state: parent, choice: None });
@@ -248,10 +250,9 @@ fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32]) -> Share {
             moves += 1;
             certain += usize::from(!it.optional(&world));
             model.canonical(&mut next);
-            model.layout.pack(&next, &mut state);
-            let part = part_of(hash(&state));
-            share.out[part].extend_from_slice(&state);
-            share.out[part].push(u64::from(parent));
+            model.layout.pack(&next, &mut record[..words]);
+            let part = part_of(hash(&record[..words]));
+            share.out[part].extend_from_slice(&record);
             share.edges.push((part as u8, bits_of(outcome)));
         });
         share.degrees.push(moves as u8);

@@ -8,7 +8,8 @@ use super::state::World;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Alike {
     next: [Option<u8>; MOST_AGENTS],
-    any: bool,
+    /// Behind the last one that has another like it behind itself.
+    last: usize,
 }
 
 impl Alike {
@@ -21,33 +22,40 @@ impl Alike {
         let next = std::array::from_fn(|agent| {
             (agent + 1..agents).find(|&other| agent < agents && kind(other) == kind(agent)).map(|other| other as u8)
         });
-        Self { next, any: next.iter().any(Option::is_some) }
+        Self { next, last: next.iter().rposition(Option::is_some).map_or(0, |last| last + 1) }
     }
 
     /// Sorts agents that are alike.
     #[inline]
     pub(super) fn sort(&self, world: &mut World) {
-        if !self.any {
+        if self.last == 0 {
             return;
         }
         // Insertion by swaps of neighbours among those that are alike: there are few, and mostly they are in order.
-        for agent in (0..MOST_AGENTS).rev() {
+        let mut requested = requested(world);
+        for agent in (0..self.last).rev() {
             let mut low = agent;
             while let Some(high) = self.next[low].map(usize::from) {
-                if key(world, low) <= key(world, high) {
+                if key(world, requested, low) <= key(world, requested, high) {
                     break;
                 }
                 swap(world, low, high);
+                requested = self::requested(world);
                 low = high;
             }
         }
     }
 }
 
+/// Bits that are set in some PIR, and in some VIRR: each agent posts to one vCPU.
+#[inline]
+fn requested(world: &World) -> (u8, u8) {
+    world.vcpus.iter().fold((0, 0), |bits, vcpu| (bits.0 | vcpu.pir(), bits.1 | vcpu.virr()))
+}
+
 /// All that differs between two that are alike.
 #[inline]
-fn key(world: &World, agent: usize) -> (u32, u8) {
-    let requested = world.vcpus.iter().fold((0, 0), |bits, vcpu| (bits.0 | vcpu.pir(), bits.1 | vcpu.virr()));
+fn key(world: &World, requested: (u8, u8), agent: usize) -> (u32, u8) {
     (world.agents[agent].into_bits(), (requested.0 >> agent & 1) << 1 | requested.1 >> agent & 1)
 }
 
