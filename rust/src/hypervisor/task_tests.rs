@@ -1,7 +1,7 @@
 //! A vCPU's thread: loaded, put, asleep.
 
 use super::super::shared::Mode;
-use super::super::testing::{HERE, bench};
+use super::super::testing::{HERE, bench, bench_under};
 use super::*;
 use crate::arch::PidControl;
 use crate::processor::descriptor;
@@ -122,6 +122,47 @@ fn what_a_vcpu_waits_for() {
     host.apic(task).set(ApicRegister::TPR, 0x3F);
     assert_eq!(task.pending_interrupt(&host), Some(0x41));
     let _ = host.noted();
+}
+
+/// What a policy asks of the vCPU that runs it, each true and false.
+#[test]
+fn conditions_ask_the_vcpu_and_its_vm() {
+    type Arrange = fn(&mut super::super::testing::Bench, &mut Task, bool);
+    let cases: [(&str, Arrange); 4] = [
+        ("same_pcpu", |host, _, holds| host.seen(0).words.set_pcpu(if holds { HERE } else { 7 })),
+        ("device_posting", |host, _, holds| host.device = holds),
+        ("listed", |_, task, holds| task.listed_on = holds.then_some(HERE)),
+        ("blocking", |_, task, holds| task.blocking = holds),
+    ];
+    for (term, arrange) in cases {
+        let policy = format!("policy x\n  after_exit:\n    if {term}: set_sn\n    else: clear_sn\n");
+        let (mut host, mut tasks) = bench_under(&policy, 1, ApicMode::X2Apic);
+        for holds in [true, false] {
+            arrange(&mut host, &mut tasks[0], holds);
+            tasks[0].routine(&mut host, Routine::AfterExit);
+            assert_eq!(control(&host, 0).suppress(), holds, "{term}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_can_give_a_vcpu_up_and_cancel_its_sleep() {
+    let policy = "policy x\n  before_entry: stop\n  pre_block: cancel_block\n";
+    let (mut host, mut tasks) = bench_under(policy, 1, ApicMode::X2Apic);
+    for (before, after) in [(MpState::Halted, MpState::Runnable), (MpState::InitReceived, MpState::InitReceived)] {
+        tasks[0].mp_state = before;
+        assert!(!tasks[0].begin_block(&mut host));
+        assert_eq!(tasks[0].mp_state, after);
+    }
+    assert!(!tasks[0].stopped);
+    tasks[0].routine(&mut host, Routine::BeforeEntry);
+    assert!(tasks[0].stopped);
+    tasks[0].routine(&mut host, Routine::AfterExit);
+    assert!(tasks[0].stopped, "for good");
+    let (mut host, mut tasks) = bench(1, ApicMode::X2Apic);
+    tasks[0].mp_state = MpState::Halted;
+    assert!(tasks[0].begin_block(&mut host));
+    assert_eq!(tasks[0].mp_state, MpState::Halted);
 }
 
 #[test]

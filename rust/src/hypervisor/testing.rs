@@ -23,6 +23,7 @@ pub(super) struct Bench {
     policy: &'static Policy,
     slots: Vec<Slot<'static, W>>,
     pub(super) naive: bool,
+    pub(super) device: bool,
     /// Physical interrupts, by pCPU and vector.
     pub(super) sent: Vec<(u32, u8)>,
     pub(super) woken: Vec<u32>,
@@ -35,12 +36,16 @@ pub(super) struct Bench {
 
 /// A VM of `vcpus` in `mode` under KVM's policy, each vCPU's local APIC enabled by software. Memory outlives the test.
 pub(super) fn bench(vcpus: u32, mode: ApicMode) -> (Bench, Vec<Task>) {
+    bench_under(include_str!("../../../python/ipivrs/policies/kvm.policy"), vcpus, mode)
+}
+
+/// The same under another policy.
+pub(super) fn bench_under(policy: &str, vcpus: u32, mode: ApicMode) -> (Bench, Vec<Task>) {
     let config = VmConfig::new(vcpus, mode);
     let memory = Box::leak(Box::new(PhysicalMemory::new(config.memory_bytes())));
     let (vm, vcpus) = Vm::create(memory, &config).unwrap();
     let vm: &'static Vm = Box::leak(Box::new(vm));
-    let text = include_str!("../../../python/ipivrs/policies/kvm.policy");
-    let policy = Box::leak(Box::new(Policy::parse(text).unwrap()));
+    let policy = Box::leak(Box::new(Policy::parse(policy).unwrap()));
     let mut slots = Vec::new();
     let mut tasks = Vec::new();
     for (number, vcpu) in (0..).zip(vcpus) {
@@ -58,6 +63,7 @@ pub(super) fn bench(vcpus: u32, mode: ApicMode) -> (Bench, Vec<Task>) {
         policy,
         slots,
         naive: false,
+        device: false,
         sent: Vec::new(),
         woken: Vec::new(),
         list: Vec::new(),
@@ -109,7 +115,7 @@ impl Host<'static> for Bench {
     }
 
     fn device_posting(&self, _: u32) -> bool {
-        false
+        self.device
     }
 
     fn naive_apic_ids(&self) -> bool {
