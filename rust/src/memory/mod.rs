@@ -1,12 +1,14 @@
 //! Physical memory that processor and hypervisor share: 64-bit words, allocations with owners.
 //!
-//! The only room that knows about atomics. It holds no `unsafe`: lazily zeroed words come from a library that proves
-//! that all-zero bytes are a value of the type.
+//! The only room that knows about atomics, and the only one that may hold `unsafe`. A hint to the caches is all of it:
+//! lazily zeroed words come from a library that proves that all-zero bytes are a value of the type.
 
 mod owner;
 mod physical;
+mod prefetch;
 mod word;
 
 pub use owner::{Allocation, Owner};
 pub use physical::{LINE_WORDS, Line, OutOfMemory, PAGE_WORDS, Page, PhysicalMemory};
+pub use prefetch::prefetch;
 pub use word::Word;

@@ -1,8 +1,8 @@
 //! What the states say when all are known: the worst case over all paths, and cycles.
 
 use super::model::{Model, Move};
-use super::search::{SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, number, place};
-use super::table::Part;
+use super::search::{PARTS, SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, place};
+use crate::memory::prefetch;
 use std::collections::VecDeque;
 
 /// The most that can happen on any path; none: without end.
@@ -31,6 +31,12 @@ impl<T: Copy> PerState<T> {
         let (part, index) = place(number);
         &mut self.0[part][index]
     }
+
+    /// Will be needed soon.
+    fn ask_for(&self, number: u32) {
+        let (part, index) = place(number);
+        prefetch(&self.0[part], index);
+    }
 }
 
 /// Where each state's edges begin; and where the last one's end.
@@ -51,11 +57,6 @@ impl<'s> Edges<'s> {
         Self { space, begin: space.parts.iter().map(|part| begin(&part.degrees)).collect() }
     }
 
-    /// The first edge, if there is one: it is in the cache afterwards.
-    fn touch(&self, number: u32) -> u32 {
-        self.of(number).first().copied().unwrap_or_default()
-    }
-
     fn of(&self, number: u32) -> &'s [u32] {
         let (part, index) = place(number);
         let begin = &self.begin[part];
@@ -63,81 +64,75 @@ impl<'s> Edges<'s> {
     }
 }
 
-fn numbers(space: &Space) -> impl Iterator<Item = u32> {
-    space.parts.iter().enumerate().flat_map(|(part, states)| (0..states.len()).map(move |index| number(part, index)))
-}
-
-/// What is known of a state until its turn comes, side by side: each edge to it reaches for all of it.
+/// The most that can have happened before a state.
 #[derive(Clone, Copy, Default)]
-struct Tally {
-    /// Edges to it that were not followed yet.
-    incoming: u16,
+struct Most {
     notifications: u8,
     wakeups: u8,
+    /// Those behind it do not know yet.
+    news: bool,
 }
 
-/// States whose edges are fetched from memory together.
-const GROUP: usize = 32;
+impl Most {
+    /// The same, after an edge.
+    fn after(self, edge: u32) -> Self {
+        Self {
+            notifications: self.notifications.saturating_add(u8::from(edge & SPURIOUS_NOTIFICATION != 0)),
+            wakeups: self.wakeups.saturating_add(u8::from(edge & SPURIOUS_WAKEUP != 0)),
+            news: false,
+        }
+    }
 
-/// The worst case over all paths; none where there are cycles, or more than can be counted.
+    /// Takes over what is more in `other`.
+    fn hear(&mut self, other: Self) {
+        if other.notifications > self.notifications || other.wakeups > self.wakeups {
+            self.notifications = self.notifications.max(other.notifications);
+            self.wakeups = self.wakeups.max(other.wakeups);
+            self.news = true;
+        }
+    }
+}
+
+/// The worst case over all paths; none where it has no end, or is more than can be counted.
 ///
-/// States get their turn in an order in which every edge leads forward, many at a time: what their edges carry is sorted
-/// by part first, so that what is reached for at random fits into a cache.
-pub(super) fn worst_case(space: &mut Space) -> WorstCase {
-    let tallies = |part: &mut Part| {
-        let incoming = std::mem::take(&mut part.incoming).into_iter();
-        incoming.map(|incoming| Tally { incoming, ..Tally::default() }).collect()
-    };
-    let mut tallies: PerState<Tally> = PerState(space.parts.iter_mut().map(tallies).collect());
-    let edges = Edges::new(space);
-    let mut ready = vec![Vec::new(); space.parts.len()];
-    ready[0].extend(first(space).filter(|&number| tallies.get(number).incoming == 0));
-    let mut carried: Vec<Vec<(u32, u8, u8)>> = vec![Vec::new(); space.parts.len()];
-    let (mut left, mut most) = (space.len(), (0, 0));
-    while ready.iter().any(|ready| !ready.is_empty()) {
-        // In the order in which they stand in memory.
-        for ready in &mut ready {
-            ready.sort_unstable();
-        }
-        for group in ready.iter().flat_map(|ready| ready.chunks(GROUP)) {
-            // All of a group wait for memory at once.
-            std::hint::black_box(group.iter().fold(0, |touched, &number| touched ^ edges.touch(number)));
-            for &number in group {
-                left -= 1;
-                let Tally { notifications, wakeups, .. } = tallies.get(number);
-                most = (most.0.max(notifications), most.1.max(wakeups));
-                for &edge in edges.of(number) {
-                    carried[place(edge).0].push((
-                        plain(edge),
-                        notifications.saturating_add(u8::from(edge & SPURIOUS_NOTIFICATION != 0)),
-                        wakeups.saturating_add(u8::from(edge & SPURIOUS_WAKEUP != 0)),
-                    ));
-                }
-            }
-        }
-        for ((carried, tallies), ready) in carried.iter_mut().zip(&mut tallies.0).zip(&mut ready) {
-            ready.clear();
-            for (number, notifications, wakeups) in carried.drain(..) {
-                let there = &mut tallies[place(number).1];
-                there.notifications = there.notifications.max(notifications);
-                there.wakeups = there.wakeups.max(wakeups);
-                // One that cannot be counted never gets its turn.
-                if there.incoming < u16::MAX {
-                    there.incoming -= 1;
-                    if there.incoming == 0 {
-                        ready.push(number);
+/// News are handed on along edges, level by level, again until there are none. Nearly all edges lead to the next level,
+/// so what is reached for lies side by side.
+pub(super) fn worst_case(space: &Space) -> WorstCase {
+    const AHEAD: usize = 24;
+    let mut all: PerState<Most> = PerState::new(space, Most { news: true, ..Most::default() });
+    let (mut worst, mut again) = (Most::default(), true);
+    while again {
+        again = false;
+        let (mut begin, mut ends) = ([0; PARTS], [0; PARTS]);
+        for level in &space.levels {
+            for (number, part) in space.parts.iter().enumerate() {
+                for index in begin[number] as usize..level[number] as usize {
+                    let first = ends[number];
+                    ends[number] += usize::from(part.degrees[index]);
+                    let here = all.0[number][index];
+                    if !here.news {
+                        continue;
+                    }
+                    all.0[number][index].news = false;
+                    worst.hear(here);
+                    for at in first..ends[number] {
+                        if let Some(&edge) = part.edges.get(at + AHEAD) {
+                            all.ask_for(edge);
+                        }
+                        let edge = part.edges[at];
+                        let there = all.of(edge);
+                        there.hear(here.after(edge));
+                        // Not later in this round: in the next.
+                        let (to, index) = place(edge);
+                        again |= there.news && index < level[to] as usize;
                     }
                 }
             }
+            begin = *level;
         }
     }
-    let bounded = |most: u8| (left == 0 && most < u8::MAX).then_some(most.into());
-    WorstCase { spurious_notifications: bounded(most.0), spurious_wakeups: bounded(most.1) }
-}
-
-/// The first state.
-fn first(space: &Space) -> Option<u32> {
-    numbers(space).find(|&number| space.parent(number) == number)
+    let bounded = |most: u8| (most < u8::MAX).then_some(most.into());
+    WorstCase { spurious_notifications: bounded(worst.notifications), spurious_wakeups: bounded(worst.wakeups) }
 }
 
 /// The number alone.
@@ -209,14 +204,8 @@ fn components(edges: &Edges<'_>, states: &[u32]) -> Vec<Vec<u32>> {
 /// A cycle that fair scheduling may follow for ever while something posted waits: its states, the first of them again
 /// at the end.
 pub(super) fn livelock(model: &Model<'_>, space: &Space) -> Option<Vec<u32>> {
-    // Posts are counted, so nobody posts on a cycle; and who is in the middle of a post would have to go on.
-    let candidate = |&number: &u32| {
-        let world = model.layout.unpack(space.state(number));
-        model.owed(&world) && model.agents_rest(&world)
-    };
-    let candidates: Vec<u32> = numbers(space).filter(candidate).collect();
     let edges = Edges::new(space);
-    components(&edges, &candidates).into_iter().find_map(|group| fair_cycle(model, &edges, &group))
+    components(&edges, &space.owed).into_iter().find_map(|group| fair_cycle(model, &edges, &group))
 }
 
 /// A cycle through the whole of what fairness asks for: each actor acts, or cannot somewhere.

@@ -11,7 +11,7 @@ use super::{CheckError, Limits};
 use std::time::Instant;
 
 const PART_BITS: u32 = 4;
-const PARTS: usize = 1 << PART_BITS;
+pub(super) const PARTS: usize = 1 << PART_BITS;
 /// States of a block; with fewer than `SHARED` one thread is faster. Tests have many blocks, and share most of them.
 const BLOCK: usize = if cfg!(test) { 1 << 9 } else { 1 << 17 };
 const SHARED: usize = if cfg!(test) { 1 << 5 } else { 1 << 11 };
@@ -50,16 +50,48 @@ pub(super) struct Space {
     pub(super) found: Option<Found>,
     /// Which limit ended the search.
     pub(super) undecided: Option<String>,
+    /// States of each part up to the end of each level.
+    pub(super) levels: Vec<[u32; PARTS]>,
+    /// States in which something waits to be delivered and nobody is posting.
+    pub(super) owed: Vec<u32>,
 }
 
 /// What a thread makes of its share of a block.
+#[derive(Default)]
 struct Share {
-    /// For each part: states with their parent behind them.
+    /// For each part: states, with their hash and their parent behind them.
     out: [Vec<u64>; PARTS],
     /// Parts that the moves led to, in order, with the bits of the edge.
     edges: Vec<(u8, u32)>,
+    /// The edges.
+    links: Vec<u32>,
     degrees: Vec<u8>,
+    owed: Vec<u32>,
     found: Option<Found>,
+}
+
+/// The threads' shares, and the numbers of the states in them, by part and share: kept from block to block.
+struct Desk {
+    shares: Vec<Share>,
+    numbers: Vec<Vec<Vec<u32>>>,
+}
+
+impl Share {
+    fn clear(&mut self) {
+        self.out.iter_mut().for_each(Vec::clear);
+        self.edges.clear();
+        self.degrees.clear();
+        self.owed.clear();
+        self.found = None;
+    }
+
+    /// Makes edges of the numbers that the states of the `at`-th share have.
+    fn link(&mut self, numbers: &[Vec<Vec<u32>>], at: usize) {
+        let mut numbers: [_; PARTS] = std::array::from_fn(|part| numbers[part][at].iter());
+        let edge = |&(to, bits): &(u8, u32)| numbers[usize::from(to)].next().map(|number| number | bits);
+        self.links.clear();
+        self.links.extend(self.edges.iter().filter_map(edge));
+    }
 }
 
 impl Space {
@@ -98,13 +130,23 @@ pub(super) fn search(
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Space, CheckError> {
     let words = model.layout.words();
-    let mut space =
-        Space { parts: (0..PARTS).map(|_| Part::new(words)).collect(), depth: 0, found: None, undecided: None };
+    let mut space = Space {
+        parts: (0..PARTS).map(|_| Part::new(words)).collect(),
+        depth: 0,
+        found: None,
+        undecided: None,
+        levels: Vec::new(),
+        owed: Vec::new(),
+    };
     let mut first = vec![0; words];
     model.layout.pack(&model.first(), &mut first);
     let part = part_of(hash(&first));
     space.parts[part].insert(&first, hash(&first), number(part, 0));
     let mut done = [0; PARTS];
+    let mut desk = Desk {
+        shares: (0..limits.threads.max(1)).map(|_| Share::default()).collect(),
+        numbers: vec![vec![Vec::new(); limits.threads.max(1)]; PARTS],
+    };
     let mut asked = Instant::now();
     loop {
         let level: Vec<u32> = (0..PARTS)
@@ -116,6 +158,7 @@ pub(super) fn search(
         for (done, part) in done.iter_mut().zip(&space.parts) {
             *done = part.len();
         }
+        space.levels.push(done.map(|states| states as u32));
         for block in level.chunks(BLOCK) {
             if asked.elapsed().as_millis() > 50 {
                 asked = Instant::now();
@@ -123,7 +166,7 @@ pub(super) fn search(
                     return Err(CheckError::Interrupted);
                 }
             }
-            work_off(model, &mut space, block, limits.threads);
+            work_off(model, &mut space, block, &mut desk);
             if space.found.is_some() {
                 return Ok(space);
             }
@@ -153,92 +196,83 @@ const fn part_of(hash: u64) -> usize {
 }
 
 /// Makes the moves of a block's states, and finds out which states they lead to.
-fn work_off(model: &Model<'_>, space: &mut Space, block: &[u32], threads: usize) {
-    let threads = if block.len() < SHARED { 1 } else { threads.max(1) };
-    let chunk = block.len().div_ceil(threads);
-    let mut shares: Vec<Share> = if threads == 1 {
-        vec![make_moves(model, space, block)]
+fn work_off(model: &Model<'_>, space: &mut Space, block: &[u32], desk: &mut Desk) {
+    let threads = if block.len() < SHARED { 1 } else { desk.shares.len() };
+    let chunks = block.chunks(block.len().div_ceil(threads));
+    let shares = &mut desk.shares[..chunks.len()];
+    if let [share] = shares {
+        make_moves(model, space, block, share);
     } else {
         let space = &*space;
         std::thread::scope(|scope| {
-            let handles: Vec<_> =
-                block.chunks(chunk).map(|chunk| scope.spawn(move || make_moves(model, space, chunk))).collect();
-            handles.into_iter().filter_map(|handle| handle.join().ok()).collect()
-        })
-    };
+            for (share, chunk) in shares.iter_mut().zip(chunks.clone()) {
+                scope.spawn(move || make_moves(model, space, chunk, share));
+            }
+        });
+    }
     // The first in the block's order, whoever found it.
     space.found = shares.iter().find_map(|share| share.found);
     if space.found.is_some() {
         return;
     }
-    let words = model.layout.words();
-    let numbers = look_up(&mut space.parts, &shares, words, threads);
-    let mut parents = block.iter();
-    for (share, numbers) in shares.iter_mut().zip(numbers) {
-        let mut numbers = numbers.map(Vec::into_iter);
-        let mut edges = share.edges.iter();
-        for (&degree, &parent) in share.degrees.iter().zip(&mut parents) {
-            let part = &mut space.parts[place(parent).0];
-            part.degrees.push(degree);
-            for &(to, bits) in edges.by_ref().take(usize::from(degree)) {
-                part.edges.extend(numbers[usize::from(to)].next().map(|number| number | bits));
-            }
-        }
-    }
-}
-
-/// For each share and part: the numbers of the states that the share has for the part.
-fn look_up(parts: &mut [Part], shares: &[Share], words: usize, threads: usize) -> Vec<[Vec<u32>; PARTS]> {
-    let look = |at: usize, part: &mut Part| -> Vec<Vec<u32>> {
-        let mut numbers = |share: &Share| {
-            let mut numbers = Vec::with_capacity(share.out[at].len() / (words + 1));
-            part.insert_all(&share.out[at], |index| numbers.push(number(at, index)));
-            numbers
-        };
-        shares.iter().map(&mut numbers).collect()
-    };
-    let by_part: Vec<Vec<Vec<u32>>> = if threads == 1 {
-        parts.iter_mut().enumerate().map(|(at, part)| look(at, part)).collect()
+    look_up(&mut space.parts, shares, &mut desk.numbers, threads);
+    let numbers = &desk.numbers;
+    if let [share] = shares {
+        share.link(numbers, 0);
     } else {
         std::thread::scope(|scope| {
-            let handles: Vec<_> = parts
-                .chunks_mut(PARTS.div_ceil(threads))
-                .enumerate()
-                .map(|(group, parts)| {
-                    let first = group * PARTS.div_ceil(threads);
-                    scope.spawn(move || {
-                        parts.iter_mut().enumerate().map(|(at, part)| look(first + at, part)).collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            handles.into_iter().filter_map(|handle| handle.join().ok()).flatten().collect()
-        })
-    };
-    let mut by_share: Vec<[Vec<u32>; PARTS]> = shares.iter().map(|_| std::array::from_fn(|_| Vec::new())).collect();
-    for (part, numbers) in by_part.into_iter().enumerate() {
-        for (share, numbers) in by_share.iter_mut().zip(numbers) {
-            share[part] = numbers;
-        }
+            for (at, share) in shares.iter_mut().enumerate() {
+                scope.spawn(move || share.link(numbers, at));
+            }
+        });
     }
-    by_share
+    for (share, parents) in shares.iter().zip(chunks) {
+        let (mut degrees, mut links) = (&share.degrees[..], &share.links[..]);
+        for parents in parents.chunk_by(|one, other| place(*one).0 == place(*other).0) {
+            let part = &mut space.parts[place(parents[0]).0];
+            let (of_part, rest) = degrees.split_at(parents.len());
+            let (edges, others) = links.split_at(of_part.iter().map(|&degree| usize::from(degree)).sum());
+            part.degrees.extend_from_slice(of_part);
+            part.edges.extend_from_slice(edges);
+            (degrees, links) = (rest, others);
+        }
+        space.owed.extend_from_slice(&share.owed);
+    }
 }
 
-fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32]) -> Share {
-    let mut share = Share {
-        out: std::array::from_fn(|_| Vec::new()),
-        edges: Vec::with_capacity(parents.len() * 4),
-        degrees: Vec::with_capacity(parents.len()),
-        found: None,
+/// The numbers of the states that the shares have for each part.
+fn look_up(parts: &mut [Part], shares: &[Share], numbers: &mut [Vec<Vec<u32>>], threads: usize) {
+    let look = |at: usize, part: &mut Part, numbers: &mut Vec<Vec<u32>>| {
+        for (share, numbers) in shares.iter().zip(numbers) {
+            numbers.clear();
+            part.insert_all(&share.out[at], |index| numbers.push(number(at, index)));
+        }
     };
+    let mut all = parts.iter_mut().zip(numbers).enumerate();
+    if threads == 1 {
+        all.for_each(|(at, (part, numbers))| look(at, part, numbers));
+        return;
+    }
+    let look = &look;
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let group: Vec<_> = all.by_ref().take(PARTS.div_ceil(threads)).collect();
+            scope.spawn(move || group.into_iter().for_each(|(at, (part, numbers))| look(at, part, numbers)));
+        }
+    });
+}
+
+fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32], share: &mut Share) {
+    share.clear();
     let memory = Scratch::new(model.senders());
     let words = model.layout.words();
-    let mut record = vec![0; words + 1];
+    let mut record = vec![0; words + 2];
     for &parent in parents {
-        record[words] = u64::from(parent);
+        record[words + 1] = u64::from(parent);
         let world = model.layout.unpack(space.state(parent));
         if let Some(kind) = model.wrong(&world) {
             share.found = Some(Found { kind, state: parent, choice: None });
-            return share;
+            return;
         }
         let (mut moves, mut certain, mut wrong) = (0, 0, None);
         model.moves(&world, &mut |it| {
@@ -251,23 +285,27 @@ fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32]) -> Share {
             certain += usize::from(!it.optional(&world));
             model.canonical(&mut next);
             model.layout.pack(&next, &mut record[..words]);
-            let part = part_of(hash(&record[..words]));
+            record[words] = hash(&record[..words]);
+            let part = part_of(record[words]);
             share.out[part].extend_from_slice(&record);
             share.edges.push((part as u8, bits_of(outcome)));
         });
         share.degrees.push(moves as u8);
         if let Some((kind, choice)) = wrong {
             share.found = Some(Found { kind, state: parent, choice: Some(choice) });
-            return share;
+            return;
         }
         if certain == 0
             && let Some(kind) = model.quiet(&world)
         {
             share.found = Some(Found { kind, state: parent, choice: None });
-            return share;
+            return;
+        }
+        // Posts are counted, so nobody posts on a cycle; and who is in the middle of a post would have to go on.
+        if model.owed(&world) && model.agents_rest(&world) {
+            share.owed.push(parent);
         }
     }
-    share
 }
 
 const fn bits_of(outcome: Outcome) -> u32 {

@@ -3,6 +3,7 @@
 
 use super::bounds::{Bounds, MOST_AGENTS};
 use super::state::World;
+use std::cmp::Ordering;
 
 /// For each agent, the next one that is like it.
 #[derive(Clone, Copy, Debug)]
@@ -32,31 +33,33 @@ impl Alike {
             return;
         }
         // Insertion by swaps of neighbours among those that are alike: there are few, and mostly they are in order.
-        let mut requested = requested(world);
         for agent in (0..self.last).rev() {
             let mut low = agent;
             while let Some(high) = self.next[low].map(usize::from) {
-                if key(world, requested, low) <= key(world, requested, high) {
+                if in_order(world, low, high) {
                     break;
                 }
                 swap(world, low, high);
-                requested = self::requested(world);
                 low = high;
             }
         }
     }
 }
 
-/// Bits that are set in some PIR, and in some VIRR: each agent posts to one vCPU.
+/// By their own words; by what they have posted where those are the same.
 #[inline]
-fn requested(world: &World) -> (u8, u8) {
-    world.vcpus.iter().fold((0, 0), |bits, vcpu| (bits.0 | vcpu.pir(), bits.1 | vcpu.virr()))
-}
-
-/// All that differs between two that are alike.
-#[inline]
-fn key(world: &World, requested: (u8, u8), agent: usize) -> (u32, u8) {
-    (world.agents[agent].into_bits(), (requested.0 >> agent & 1) << 1 | requested.1 >> agent & 1)
+fn in_order(world: &World, low: usize, high: usize) -> bool {
+    let own = |agent: usize| world.agents[agent].into_bits();
+    // Each agent posts to one vCPU, so its bit is set in one PIR at most.
+    let posted = |agent: usize| {
+        let (pir, virr) = world.vcpus.iter().fold((0, 0), |bits, vcpu| (bits.0 | vcpu.pir(), bits.1 | vcpu.virr()));
+        (pir >> agent & 1, virr >> agent & 1)
+    };
+    match own(low).cmp(&own(high)) {
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => posted(low) <= posted(high),
+    }
 }
 
 fn swap(world: &mut World, low: usize, high: usize) {

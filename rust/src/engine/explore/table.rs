@@ -1,9 +1,13 @@
 //! The states that were seen, a part of them: a hash table of numbers over a flat array of words.
 
+use crate::memory::prefetch;
+
 /// A slot: the state's index in the low bits, some bits of its hash above. Empty is all ones.
 const INDEX_BITS: u32 = 26;
 const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
 const EMPTY: u32 = u32::MAX;
+/// States that are kept side by side.
+const CHUNK: usize = if cfg!(test) { 1 << 6 } else { 1 << 13 };
 /// States that a part can have.
 pub(super) const MOST: usize = INDEX_MASK as usize;
 
@@ -25,11 +29,10 @@ pub(super) fn hash(words: &[u64]) -> u64 {
 pub(super) struct Part {
     words: usize,
     slots: Vec<u32>,
-    states: Vec<u64>,
+    /// The states, `CHUNK` of them together: growing moves none.
+    states: Vec<Vec<u64>>,
     /// Numbers of the states that they were reached from first.
     parents: Vec<u32>,
-    /// How many moves lead to each state; all ones: that many or more.
-    pub(super) incoming: Vec<u16>,
     /// How many moves each state has, in order of index.
     pub(super) degrees: Vec<u8>,
     /// Where they lead, in the same order.
@@ -43,7 +46,6 @@ impl Part {
             slots: vec![EMPTY; 1 << 10],
             states: Vec::new(),
             parents: Vec::new(),
-            incoming: Vec::new(),
             degrees: Vec::new(),
             edges: Vec::new(),
         }
@@ -55,41 +57,56 @@ impl Part {
 
     #[inline]
     pub(super) fn state(&self, index: usize) -> &[u64] {
-        &self.states[index * self.words..(index + 1) * self.words]
+        let at = index % CHUNK * self.words;
+        &self.states[index / CHUNK][at..at + self.words]
     }
 
     pub(super) fn parent(&self, index: usize) -> u32 {
         self.parents[index]
     }
 
-    /// The indices of states, each with its parent behind it; new ones come last.
+    /// The indices of states, each with its hash and its parent behind it; new ones come last.
     ///
-    /// Most of the time goes to waiting for memory: a group of lookups waits for all of theirs at once.
+    /// Most of the time would go to waiting for memory: slots are asked for well ahead, then states.
     pub(super) fn insert_all(&mut self, records: &[u64], mut each: impl FnMut(usize)) {
-        const GROUP: usize = 32;
+        const AHEAD: usize = 12;
         let words = self.words;
-        for group in records.chunks(GROUP * (words + 1)) {
-            let mut hashes = [0; GROUP];
-            let mut touched = 0;
-            let records = || group.chunks_exact(words + 1);
-            let mask = self.slots.len() - 1;
-            for (record, kept) in records().zip(&mut hashes) {
-                *kept = hash(&record[..words]);
-                touched ^= self.slots[*kept as usize & mask];
+        let length = words + 2;
+        let hash_of = |record: usize| records.get(record * length + words).copied();
+        for ahead in 0..2 * AHEAD {
+            self.ask_for_slot(hash_of(ahead));
+        }
+        for ahead in 0..AHEAD {
+            self.ask_for_state(hash_of(ahead));
+        }
+        for (number, record) in records.chunks_exact(length).enumerate() {
+            self.ask_for_slot(hash_of(number + 2 * AHEAD));
+            self.ask_for_state(hash_of(number + AHEAD));
+            each(self.insert(&record[..words], record[words], record[words + 1] as u32));
+        }
+    }
+
+    #[inline]
+    fn ask_for_slot(&self, hash: Option<u64>) {
+        if let Some(hash) = hash {
+            prefetch(&self.slots, hash as usize & (self.slots.len() - 1));
+        }
+    }
+
+    /// Asks for the first state that may be the one with this hash.
+    #[inline]
+    fn ask_for_state(&self, hash: Option<u64>) {
+        let Some(hash) = hash else { return };
+        let (mask, tag) = (self.slots.len() - 1, tag_of(hash));
+        let mut at = hash as usize & mask;
+        while self.slots[at] != EMPTY {
+            if self.slots[at] & !INDEX_MASK == tag {
+                let state = self.state((self.slots[at] & INDEX_MASK) as usize);
+                prefetch(state, 0);
+                prefetch(state, self.words - 1);
+                return;
             }
-            for hash in hashes {
-                let slot = self.slots[hash as usize & mask];
-                if slot != EMPTY && slot & !INDEX_MASK == tag_of(hash) {
-                    let index = (slot & INDEX_MASK) as usize;
-                    touched ^= self.states[index * words] as u32 ^ self.states[(index + 1) * words - 1] as u32;
-                }
-            }
-            std::hint::black_box(touched);
-            for (record, hash) in records().zip(hashes) {
-                let index = self.insert(&record[..words], hash, record[words] as u32);
-                self.incoming[index] = self.incoming[index].saturating_add(1);
-                each(index);
-            }
+            at = (at + 1) & mask;
         }
     }
 
@@ -115,9 +132,11 @@ impl Part {
         }
         let index = self.len();
         self.slots[at] = tag | index as u32;
-        self.states.extend_from_slice(state);
+        if index.is_multiple_of(CHUNK) {
+            self.states.push(Vec::with_capacity(CHUNK * self.words));
+        }
+        self.states[index / CHUNK].extend_from_slice(state);
         self.parents.push(parent);
-        self.incoming.push(0);
         index
     }
 
@@ -138,15 +157,14 @@ impl Part {
 
     /// Bytes of the states, and of what is kept about each; the hash table's own slots are not among them.
     pub(super) fn bytes(&self) -> usize {
-        self.states.len() * 8 + self.parents.len() * 6 + self.degrees.len() + self.edges.len() * 4
+        self.len() * self.words * 8 + self.parents.len() * 4 + self.degrees.len() + self.edges.len() * 4
     }
 
     /// Bytes that are allocated.
     pub(super) fn allocated(&self) -> usize {
         self.slots.capacity() * 4
-            + self.states.capacity() * 8
+            + self.states.len() * CHUNK * self.words * 8
             + self.parents.capacity() * 4
-            + self.incoming.capacity() * 2
             + self.degrees.capacity()
             + self.edges.capacity() * 4
     }

@@ -85,7 +85,7 @@ pub fn check(model: &Model<'_>, limits: &Limits, keep_going: &mut dyn FnMut() ->
         }
         match livelock(model, &space) {
             Some(cycle) => verdict.counterexample = around(model, &space, &cycle),
-            None => verdict.worst_case = Some(worst_case(&mut space)),
+            None => verdict.worst_case = Some(worst_case(&space)),
         }
     }
     Ok(verdict)
