@@ -38,6 +38,7 @@ from ipivrs.collection import Entry, collection
 from ipivrs.icr import explain
 from ipivrs.laboratory import CheckResult, check
 from ipivrs.policies import PolicyError
+from ipivrs.profiles import Cost, Profile, ProfileError
 from ipivrs.program import Program
 from ipivrs.results import IPI_DTYPE, RunResult
 from ipivrs.running import run
@@ -56,6 +57,7 @@ __all__ = [
     "BoundsError",
     "Chaos",
     "CheckResult",
+    "Cost",
     "Descriptor",
     "Device",
     "Entry",
@@ -66,6 +68,8 @@ __all__ = [
     "Outcome",
     "PolicyError",
     "Processor",
+    "Profile",
+    "ProfileError",
     "Program",
     "RecordingError",
     "RunResult",

@@ -23,6 +23,7 @@ __all__ = [
     "build_info",
     "check",
     "compose_icr",
+    "cost_names",
     "explain",
     "policy_steps",
     "read_policy",
@@ -30,6 +31,7 @@ __all__ = [
     "replay",
     "run",
     "run_scenario",
+    "run_scenario_in_virtual_time",
 ]
 
 CLAUSES: list[str]
@@ -93,6 +95,10 @@ class RunResult:
     def via_names(self) -> list[str]: ...
 
 def run_scenario(description: str, policy: str, *, seconds: float | None = None) -> ScenarioResult: ...
+def run_scenario_in_virtual_time(
+    description: str, policy: str, costs: str, *, profile: str, seconds: float | None = None, log: int = 0
+) -> ScenarioResult: ...
+def cost_names() -> list[tuple[str, int, str]]: ...
 def read_policy(text: str) -> tuple[str, str]: ...
 def policy_steps(text: str) -> str: ...
 def check(
@@ -111,6 +117,20 @@ class ScenarioResult:
     @property
     def interrupted(self) -> bool: ...
     def as_dict(self) -> dict[str, Any]: ...
+    def events(
+        self,
+    ) -> (
+        tuple[
+            NDArray[np.uint64],
+            NDArray[np.uint32],
+            NDArray[np.uint32],
+            list[str],
+            NDArray[np.uint8],
+            NDArray[np.uint32],
+            int,
+        ]
+        | None
+    ): ...
 
 @final
 class Outcome:

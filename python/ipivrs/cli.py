@@ -18,6 +18,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from ipivrs import __version__, _core, names, report, scenario_report
+from ipivrs.bench_command import bench
+from ipivrs.bench_command import profile as profile_commands
 from ipivrs.check_command import check
 from ipivrs.explanation import explanation
 from ipivrs.icr import explain as explain_icr
@@ -185,6 +187,12 @@ def run(
     ] = None,
     seconds: Annotated[str | None, typer.Option(metavar="S", help="Scenario: endless loops end after this.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Scenario: what random numbers begin with.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="threads|virtual-time", help="Scenario: who acts when, default threads.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Virtual time: what acts cost, in cycles.")
+    ] = None,
     json: _Json = False,
 ) -> int:
     """Say which IPIs of a recording need no VM exit, and why the others do; or run a scenario.
@@ -203,7 +211,11 @@ def run(
         policy=policy,
         seconds=None if seconds is None else decimal("--seconds", seconds, 0, _MOST_SECONDS),
         seed=_number("--seed", seed, 0, _U64_MAX),
+        engine=_choice("--engine", engine, names.Engine),
+        profile=profile,
     )
+    if profile is not None and engine != "virtual-time":
+        raise BadInputError("--profile is an option of --engine virtual-time")
     scenarios = [_is_scenario(file) for file in files]
     _refuse_unused(for_recordings | _given(no_ipiv=no_ipiv or None), all(scenarios), "recordings")
     _refuse_unused(for_scenarios, not any(scenarios), "scenarios")
@@ -213,7 +225,7 @@ def run(
         results = [
             run_recording(what, ipi_virtualization=not no_ipiv, **for_recordings)
             if isinstance(what, str)
-            else what.run()
+            else what.run(**_given(engine=for_scenarios.get("engine"), profile=profile))
             for what in loaded
         ]
     if json:
@@ -237,7 +249,7 @@ def _load(file: str, options: dict[str, Any]) -> Scenario:
         raise BadInputError(f"{file}: no such file; the shipped scenario of this name is {shipped_path(name)}")
     scenario = Scenario.load(file)
     host = dict(scenario.host) | {key: value for key, value in options.items() if key == "policy"}
-    whole = dict(scenario) | {key: value for key, value in options.items() if key != "policy"} | {"host": host}
+    whole = dict(scenario) | {key: options[key] for key in ("seconds", "seed") if key in options} | {"host": host}
     if host["policy"] == scenario.host.policy:
         with _named(f"{file}: host.policy"):
             find_policy(host["policy"])
@@ -272,6 +284,8 @@ def _show_results(results: list[RunResult | ScenarioResult]) -> None:
 
 
 app.command()(check)
+app.add_typer(bench, name="bench")
+app.add_typer(profile_commands, name="profile")
 
 
 @app.command()

@@ -23,6 +23,9 @@ Trigger = Literal["edge", "level"]
 Shorthand = Literal["none", "self", "all", "all-but-self"]
 """ICR bits 19:18, in the order of their encodings 0 to 3."""
 
+Engine = Literal["threads", "virtual-time"]
+"""Who acts when: a thread for each pCPU, or a deterministic simulation with a cost in cycles for every act."""
+
 Pace = Literal["recorded", "free"]
 """The order of a replay: as recorded, each IPI when the one before it has arrived; or each sender on its own."""
 

@@ -4,16 +4,17 @@ import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
-from ipivrs.names import Apic, Pace
+from ipivrs.names import Apic, Engine, Pace
 from ipivrs.options import did_you_mean
+from ipivrs.profiles import Profile
 from ipivrs.results import RunResult, run_recording
 from ipivrs.scenario import Scenario
 from ipivrs.simulation import ScenarioResult
 
 _RECORDING_OPTIONS = ("apic", "apic_ids", "vcpus", "last_index", "pace", "ipi_virtualization", "process")
-_SCENARIO_OPTIONS = ("seconds", "policy", "seed", "engine")
+_SCENARIO_OPTIONS = ("seconds", "policy", "seed", "engine", "profile", "log")
 
 
 def shipped_scenarios() -> dict[str, str]:
@@ -35,7 +36,9 @@ def run(
     seconds: float | None = None,
     policy: str | None = None,
     seed: int | None = None,
-    engine: Literal["threads"] = "threads",
+    engine: Engine = "threads",
+    profile: str | Profile | None = None,
+    log: int = 0,
 ) -> ScenarioResult: ...
 
 
@@ -57,21 +60,24 @@ def run(
 def run(
     what: "str | os.PathLike[str]",
     *,
-    engine: Literal["threads"],
+    engine: Engine,
     seconds: float | None = None,
     policy: str | None = None,
     seed: int | None = None,
+    profile: str | Profile | None = None,
+    log: int = 0,
 ) -> ScenarioResult: ...
 
 
 def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult | ScenarioResult:
-    """Run a recording through the emulated processor, or a scenario on a machine of threads.
+    """Run a recording through the emulated processor, or a scenario on a machine of VMs and pCPUs.
 
     Args:
         what: perf.data or a recording's text; or a scenario, as a `.toml` file or made in Python.
         options: For recordings those of `run_recording` (apic, apic_ids, vcpus, last_index, pace, ipi_virtualization,
             process). For scenarios `seconds` (how long endless loops go on), `policy` (a name or a path), `seed`, and
-            `engine` ("threads"; with it a type checker knows that a path is a scenario's).
+            `engine` ("threads" or "virtual-time"; with it a type checker knows that a path is a scenario's); in virtual
+            time `profile` (what acts cost) and `log` (how many events the result keeps).
 
     Returns:
         A `RunResult` for a recording, a `ScenarioResult` for a scenario. Ctrl-C ends a scenario with a partial result.
@@ -99,13 +105,13 @@ def _run_scenario(
     seconds: float | None = None,
     policy: str | None = None,
     seed: int | None = None,
-    engine: str = "threads",
+    engine: Engine = "threads",
+    profile: str | Profile | None = None,
+    log: int = 0,
 ) -> ScenarioResult:
-    if engine != "threads":
-        raise ValueError(f'engine must be "threads", not {engine!r}')
     if seed is not None:
         scenario = Scenario.model_validate({**dict(scenario), "seed": seed})
-    return scenario.run(seconds=seconds, policy=policy)
+    return scenario.run(seconds=seconds, policy=policy, engine=engine, profile=profile, log=log)
 
 
 def _check(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:

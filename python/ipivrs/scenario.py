@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ipivrs.names import Apic, IdRewrite, ProcessorModel
+from ipivrs import profiles
+from ipivrs.names import Apic, Engine, IdRewrite, ProcessorModel
+from ipivrs.profiles import Profile
 from ipivrs.scenario_text import load
-from ipivrs.simulation import ScenarioResult, simulate
+from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
 from ipivrs.statements import AnyStatement, Cycles, Table, VcpuNumber, Vector, lowered
 
 Count = Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
@@ -20,6 +22,8 @@ Msr = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
 _MOST_VCPUS = 65_536
+_MOST_THREADS = 256
+_MOST_EVENTS = 100_000_000
 _RANGE_PARTS = 2
 
 
@@ -40,11 +44,12 @@ class Processor(Table):
 class Host(Table):
     """The host: pCPUs, their time slices, and KVM's module parameters.
 
-    `time_slice` is in steps of a guest. `policy` is the name of a shipped policy or the path of a file.
+    `time_slice` is in steps of a guest on threads, and in units of the profile's `time_slice_unit` in virtual time.
+    On threads there are at most 256 pCPUs. `policy` is the name of a shipped policy or the path of a file.
     `apic_id_rewrite`: "inhibit" as KVM does, or "naive" as v4 of the series did.
     """
 
-    pcpus: Annotated[int, Field(ge=1, le=256, strict=True)] = 2
+    pcpus: Annotated[int, Field(ge=1, le=_MOST_VCPUS, strict=True)] = 2
     time_slice: Annotated[int, Field(ge=1, le=2**32 - 1, strict=True)] = 10_000
     apic: Apic = "x2apic"
     policy: str = "kvm"
@@ -230,19 +235,47 @@ class Scenario(Table):
         """
         return load(cls, Path(path))
 
-    def run(self, *, seconds: float | None = None, policy: str | None = None) -> ScenarioResult:
-        """Run it on threads.
+    def run(
+        self,
+        *,
+        seconds: float | None = None,
+        policy: str | None = None,
+        engine: Engine = "threads",
+        profile: str | Profile | None = None,
+        log: int = 0,
+    ) -> ScenarioResult:
+        """Run it, on threads or in virtual time.
 
         Args:
-            seconds: After so many seconds endless loops end; by default the scenario's own `seconds`.
+            seconds: After so many seconds endless loops end; by default the scenario's own `seconds`. Simulated seconds
+                in virtual time.
             policy: Name of a shipped policy or path of a file; by default the scenario's own.
+            engine: "threads", or "virtual-time": a deterministic simulation, the same again for the same seed.
+            profile: Virtual time: what acts cost. A shipped profile's name, a file, or a `Profile`.
+            log: Virtual time: how many events the result keeps.
 
         Raises:
             PolicyError: The policy has a mistake: file, line and column.
-            ValueError: The machine is impossible, or would never end.
+            ProfileError: The profile has a mistake.
+            ValueError: The machine is impossible, or would never end; an option of the other engine.
         """
         limit = self.seconds if seconds is None else seconds
-        return simulate(self.description(), self.title, policy or self.host.policy, limit)
+        protocol = policy or self.host.policy
+        if engine == "virtual-time":
+            if not 0 <= log <= _MOST_EVENTS:
+                raise ValueError(f"log must be 0 to {_MOST_EVENTS}, not {log}")
+            costs = profiles.DEFAULT if profile is None else profile
+            return simulate_in_virtual_time(self.description(), self.title, protocol, limit, profile=costs, log=log)
+        if engine != "threads":
+            raise ValueError(f'engine must be "threads" or "virtual-time", not {engine!r}')
+        if profile is not None or log:
+            raise ValueError('profile and log are for engine="virtual-time"')
+        if self.host.pcpus > _MOST_THREADS:
+            raise ValueError(
+                f"host.pcpus must be {_MOST_THREADS} or less on threads, not {self.host.pcpus}: "
+                'engine="virtual-time" takes more'
+            )
+        return simulate(self.description(), self.title, protocol, limit)
 
     def description(self) -> str:
         """The scenario as the core reads it."""

@@ -20,6 +20,7 @@ def full(result: ScenarioResult) -> RenderableType:
         section("What became of the IPIs", _fates(result)) if result.counters["total"] else None,
         section("Interrupts posted for vCPUs", *_posts(result)),
         section("VM exits by the clause that called for them", _exits(result)) if result.exits else None,
+        section("From send to delivery, in cycles", _latency(result)) if result.latency else None,
         section("The host", *_host(result)),
         _timing(result),
     ]
@@ -118,8 +119,30 @@ def _host(result: ScenarioResult) -> Iterator[Text]:
         )
 
 
+_CLASSES = {
+    "running": "posted for a vCPU on a pCPU",
+    "preempted": "posted for a vCPU that waits for a pCPU",
+    "blocked": "posted for a vCPU that sleeps",
+    "exited": "sent with a VM exit",
+    "self": "to itself",
+    "device": "posted by a device",
+}
+
+
+def _latency(result: ScenarioResult) -> RenderableType:
+    rows = table(">count", ">mean", ">p50", ">p99", ">max", "")
+    for name, what in _CLASSES.items():
+        if (row := result.latency.get(name)) is not None:
+            numbers = (str(row["count"]), f"{row['mean']:.0f}", str(row["p50"]), str(row["p99"]), str(row["max"]))
+            rows.add_row(*numbers, what)
+    return rows
+
+
 def _timing(result: ScenarioResult) -> RenderableType:
     values = result.as_dict()
     how = f"ipivrs {values['version']}, engine {values['engine']}, policy {values['policy']}, seed {values['seed']}"
     speed = f"{result.seconds:.3f} s, {result.ipis_per_second:,.0f} IPIs per second"
+    if result.cycles is not None:
+        how = f"{how}, profile {result.profile}"
+        speed = f"{result.cycles:,} cycles, {result.seconds * 1e3:.3f} simulated ms"
     return Group(Text(), Text(f"{how}: {speed}", style="dim"))

@@ -3,7 +3,10 @@
 from functools import cached_property
 from typing import Any, TypedDict, cast
 
-from ipivrs import _core
+import numpy as np
+from numpy.typing import NDArray
+
+from ipivrs import _core, profiles
 from ipivrs.policies import find
 from ipivrs.results import Exit, Notifications, Violation
 
@@ -54,6 +57,34 @@ class PidTable(TypedDict):
     entries: int
     order: int
     bytes: int
+
+
+class Latency(TypedDict):
+    """How long interrupts took from the write that sent them to their delivery, in cycles."""
+
+    count: int
+    mean: float
+    min: int
+    p50: int
+    p90: int
+    p99: int
+    max: int
+
+
+class Events(TypedDict):
+    """The first events of a run, a row each: when (cycles), on which pCPU, to which vCPU, what, vector, other vCPU.
+
+    `what` is "loaded", "posted", "exited" (an IPI was sent with an exit), "delivered", "slept", "woke" or "preempted".
+    vCPUs are counted over all VMs. `more` events came after the log was full.
+    """
+
+    time: NDArray[np.uint64]
+    pcpu: NDArray[np.uint32]
+    vcpu: NDArray[np.uint32]
+    what: list[str]
+    vector: NDArray[np.uint8]
+    other: NDArray[np.uint32]
+    more: int
 
 
 class VmOutcome(TypedDict):
@@ -124,8 +155,41 @@ class ScenarioResult:
         return cast("str", self._dict["policy"])
 
     @property
+    def engine(self) -> str:
+        """The engine that ran it: "threads" or "virtual-time"."""
+        return cast("str", self._dict["engine"])
+
+    @property
+    def cycles(self) -> int | None:
+        """Virtual time: cycles until the last program that ends was at its end. None on threads."""
+        return self._dict.get("cycles")
+
+    @property
+    def profile(self) -> str | None:
+        """Virtual time: the profile that says what acts cost. None on threads."""
+        return self._dict.get("profile")
+
+    @property
+    def latency(self) -> dict[str, Latency]:
+        """Virtual time: how long interrupts took, by what they met.
+
+        "running", "preempted" and "blocked": posted by the processor for a vCPU in that state; "exited": sent with a
+        VM exit; "self": self-IPI virtualization; "device": posted through the IOMMU. Empty on threads.
+        """
+        return cast("dict[str, Latency]", self._dict.get("latency", {}))
+
+    @property
+    def events(self) -> Events | None:
+        """Virtual time: the first events of the run, as many as `log` said. None on threads."""
+        columns = self._core.events()
+        if columns is None:
+            return None
+        time, pcpu, vcpu, what, vector, other, more = columns
+        return {"time": time, "pcpu": pcpu, "vcpu": vcpu, "what": what, "vector": vector, "other": other, "more": more}
+
+    @property
     def seconds(self) -> float:
-        """How long it ran, set-up not included."""
+        """How long it ran, set-up not included; simulated seconds in virtual time."""
         return cast("float", self._dict["seconds"])
 
     @property
@@ -145,5 +209,16 @@ class ScenarioResult:
 
 
 def simulate(description: str, title: str, policy: str, seconds: float | None) -> ScenarioResult:
-    """Run a scenario that the core can read, under a policy by name or by path."""
+    """Run a scenario that the core can read on threads, under a policy by name or by path."""
     return ScenarioResult(_core.run_scenario(description, find(policy).text, seconds=seconds), title)
+
+
+def simulate_in_virtual_time(
+    description: str, title: str, policy: str, seconds: float | None, *, profile: "str | profiles.Profile", log: int
+) -> ScenarioResult:
+    """Run a scenario that the core can read in virtual time, with a profile by name, by path, or made in Python."""
+    name, costs = (profile, profiles.find(profile)) if isinstance(profile, str) else (profile.title, profile)
+    core = _core.run_scenario_in_virtual_time(
+        description, find(policy).text, costs.costs(), profile=name, seconds=seconds, log=log
+    )
+    return ScenarioResult(core, title)

@@ -6,3 +6,4 @@ pub mod machine;
 pub mod manual;
 pub mod scheduler;
 pub mod threads;
+pub mod virtual_time;

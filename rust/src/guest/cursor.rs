@@ -50,13 +50,20 @@ pub enum Action {
     /// HLT; RFLAGS.IF is set with it (STI; HLT).
     Hlt,
     /// It spins on something that another vCPU must do.
-    Spin,
+    Spin {
+        /// Physical address of the word that it looks at.
+        on: u64,
+    },
     /// Something of the program's own, without a word for the processor.
     Internal,
+    /// The same, and words changed that others spin on.
+    Told,
     /// IRET: the handler is done; RFLAGS.IF is what it was.
     Return {
         /// RFLAGS.IF.
         interrupts: bool,
+        /// Cycles of the computation that was interrupted.
+        computing: u32,
     },
     /// The program is at its end: the guest idles.
     Idle,
@@ -102,6 +109,8 @@ struct Frame {
     rounds: Vec<u64>,
     /// RFLAGS.IF when the handler ends.
     interrupts: bool,
+    /// Cycles of the computation that the handler interrupted.
+    computing: u32,
 }
 
 /// Where a vCPU is.
@@ -142,14 +151,15 @@ impl Cursor {
         self.next_target = None;
         self.half_sent = None;
         if let Some(&program) = code.main.get(vcpu as usize) {
-            self.enter(code, program, true);
+            self.enter(code, program, true, 0);
         }
     }
 
-    /// An interrupt is delivered: its handler runs next, with interrupts off.
-    pub fn interrupt(&mut self, code: &GuestCode, vector: u8, interrupts: bool) {
+    /// An interrupt is delivered: its handler runs next, with interrupts off. `computing` cycles of a computation are left
+    /// for afterwards.
+    pub fn interrupt(&mut self, code: &GuestCode, vector: u8, interrupts: bool, computing: u32) {
         if let Some(&handler) = code.handlers.get(usize::from(vector)) {
-            self.enter(code, handler, interrupts);
+            self.enter(code, handler, interrupts, computing);
         }
     }
 
@@ -165,9 +175,9 @@ impl Cursor {
         self.frames.is_empty()
     }
 
-    fn enter(&mut self, code: &GuestCode, program: u32, interrupts: bool) {
+    fn enter(&mut self, code: &GuestCode, program: u32, interrupts: bool, computing: u32) {
         let loops = code.programs.get(program as usize).map_or(0, |program| usize::from(program.loops));
-        self.frames.push(Frame { program, next: 0, rounds: vec![0; loops], interrupts });
+        self.frames.push(Frame { program, next: 0, rounds: vec![0; loops], interrupts, computing });
     }
 
     /// What the vCPU does next.
@@ -179,9 +189,9 @@ impl Cursor {
         let Some(frame) = self.frames.last_mut() else { return Action::Idle };
         let instruction = code.programs.get(frame.program as usize).and_then(|p| p.code.get(frame.next as usize));
         let Some(instruction) = instruction else {
-            let interrupts = frame.interrupts;
+            let (interrupts, computing) = (frame.interrupts, frame.computing);
             self.frames.pop();
-            return if handler { Action::Return { interrupts } } else { Action::Idle };
+            return if handler { Action::Return { interrupts, computing } } else { Action::Idle };
         };
         frame.next += 1;
         match instruction {
@@ -221,23 +231,23 @@ impl Cursor {
             }
             Instruction::Answer => {
                 view.memory.answer(view.vcpu);
-                Action::Internal
+                Action::Told
             }
             Instruction::Signal { signal } => {
                 view.memory.signal(*signal);
-                Action::Internal
+                Action::Told
             }
             Instruction::Unlock { lock } => {
                 view.memory.unlock(*lock);
-                Action::Internal
+                Action::Told
             }
             Instruction::Lock { lock } => {
                 let taken = view.memory.lock(*lock);
-                self.spin_unless(taken)
+                self.spin_unless(taken, view.memory.signal_address(*lock))
             }
             Instruction::AwaitCalls => {
                 let answered = view.memory.answered(view.vcpu) >= self.calls;
-                self.spin_unless(answered)
+                self.spin_unless(answered, view.memory.answered_address(view.vcpu))
             }
             Instruction::Wait { signal, count } => self.wait(*signal, *count, view),
             Instruction::Receive => self.receive(view),
@@ -246,12 +256,12 @@ impl Cursor {
     }
 
     /// Goes on, or looks again.
-    fn spin_unless(&mut self, done: bool) -> Action {
+    fn spin_unless(&mut self, done: bool, on: u64) -> Action {
         if done {
             return Action::Internal;
         }
         self.again();
-        Action::Spin
+        Action::Spin { on }
     }
 
     /// The instruction that was just read comes again.
@@ -272,7 +282,7 @@ impl Cursor {
         if done {
             *waited += u64::from(count);
         }
-        self.spin_unless(done)
+        self.spin_unless(done, view.memory.signal_address(signal))
     }
 
     fn receive<W: Word, I>(&mut self, view: &View<'_, '_, W, I>) -> Action {

@@ -16,7 +16,7 @@ const CALLED: usize = 2;
 const ANSWERED: usize = 3;
 
 /// Where they are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct GuestMemory<'m, W> {
     memory: &'m PhysicalMemory<W>,
     vcpus: u32,
@@ -24,6 +24,14 @@ pub struct GuestMemory<'m, W> {
     signals: u64,
     calls: Option<u64>,
 }
+
+impl<W> Clone for GuestMemory<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for GuestMemory<'_, W> {}
 
 /// Bytes of one vCPU's queue of calls: a bit for each caller.
 const fn queue_bytes(vcpus: u32) -> u64 {
@@ -60,13 +68,23 @@ impl<'m, W: Word> GuestMemory<'m, W> {
         })
     }
 
+    /// Address of the word of a signal or lock.
+    pub(super) const fn signal_address(&self, signal: u16) -> u64 {
+        self.signals + signal as u64 * LINE_BYTES
+    }
+
+    /// Address of the word that counts this vCPU's calls that were acknowledged.
+    pub(super) const fn answered_address(&self, vcpu: u32) -> u64 {
+        self.lines + vcpu as u64 * LINE_BYTES + ANSWERED as u64 * 8
+    }
+
     fn of_vcpu(&self, vcpu: u32, word: usize) -> Option<&'m W> {
         let line = (vcpu < self.vcpus).then(|| self.memory.line(self.lines + u64::from(vcpu) * LINE_BYTES)).flatten();
         line.map(|line| &line[word % LINE_WORDS])
     }
 
     fn signal_word(&self, signal: u16) -> Option<&'m W> {
-        self.memory.word(self.signals + u64::from(signal) * LINE_BYTES)
+        self.memory.word(self.signal_address(signal))
     }
 
     /// How often a signal has been counted.

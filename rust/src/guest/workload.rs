@@ -6,6 +6,8 @@ use serde::Deserialize;
 /// Linux's vectors (arch/x86/include/asm/irq_vectors.h).
 const RESCHEDULE: u8 = 0xFD;
 const CALL_FUNCTION_SINGLE: u8 = 0xFB;
+/// Cycles of a round of a loop that does nothing: interrupts are taken within it, the end of the run is seen after it.
+const BUSY: u32 = 1_000_000;
 
 /// A guest by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -95,7 +97,7 @@ impl Workload {
                 let handled = Statement::Signal { signal: 0 };
                 let wait = Statement::Wait { signal: 0, count: 1 };
                 programs.set(0, vec![repeat(rounds, vec![send(vector, Target::Vcpu(1)), wait])]);
-                programs.set(1, vec![Statement::Loop { times: None, body: vec![compute(100)] }]);
+                programs.set(1, vec![Statement::Loop { times: None, body: vec![compute(BUSY)] }]);
                 programs.handlers.push((vector, vec![handled, Statement::Eoi]));
             }
             Self::IpiMicrobenchmark { case, rounds } => {

@@ -1,6 +1,6 @@
 //! What KVM's code needs of the machine that runs it, and what it tells about itself.
 
-use super::policy::Policy;
+use super::policy::{Op, Policy};
 use super::shared::VcpuWords;
 use super::vm::Vm;
 use crate::arch::Clause;
@@ -118,4 +118,7 @@ pub trait Host<'m> {
     fn wake(&mut self, slot: u32);
     /// Something happened.
     fn note(&mut self, event: Event);
+    /// A step of the policy is about to be taken: engines that count what it costs do so here.
+    #[inline]
+    fn stepping(&mut self, _op: &Op) {}
 }

@@ -3,7 +3,7 @@
 //! KVM: `kvm_arch_vcpu_load`, `kvm_arch_vcpu_put`, `kvm_vcpu_block`, `kvm_vcpu_check_block`, `kvm_vcpu_kick`.
 
 use super::host::{Event, Host, Poster, Slot};
-use super::policy::{HostVector, Platform, Routine};
+use super::policy::{HostVector, Op, Platform, Routine};
 use super::setup::RESCHEDULE_VECTOR;
 use super::shared::{Mode, Requests, TaskState, VcpuWords};
 use super::vcpu::Vcpu;
@@ -147,6 +147,11 @@ impl<'m, H: Host<'m>> Platform for Routines<'_, 'm, H> {
         self.woken = true;
         self.host.wake(self.number);
     }
+
+    #[inline]
+    fn stepping(&mut self, op: &Op) {
+        self.host.stepping(op);
+    }
 }
 
 /// VIRR |= PIR, PIR := 0; then RVI, where the processor delivers. (`vmx_sync_pir_to_irr`)
@@ -244,6 +249,13 @@ impl Task {
             self.mp_state = MpState::Runnable;
         }
         self.blocking
+    }
+
+    /// A look of KVM's halt polling: whether the vCPU can go on without having slept. (`kvm_vcpu_halt`)
+    #[must_use]
+    pub fn poll<'m, H: Host<'m>>(&mut self, host: &mut H) -> bool {
+        self.routine(host, Routine::BlockCheck);
+        self.has_events(host)
     }
 
     /// Says that the thread may sleep, then looks once more. Returns whether it goes to sleep.

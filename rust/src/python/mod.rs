@@ -39,7 +39,7 @@ mod _core {
     #[pymodule_export]
     use super::run::{RunResult, run};
     #[pymodule_export]
-    use super::scenario::{ScenarioResult, run_scenario};
+    use super::scenario::{ScenarioResult, cost_names, run_scenario, run_scenario_in_virtual_time};
     #[pymodule_export]
     use super::toml::read_toml;
     #[pymodule_export]

@@ -1,13 +1,15 @@
-//! `run_scenario`: a machine of VMs and pCPUs on threads.
+//! `run_scenario`: a machine of VMs and pCPUs, on threads or in virtual time.
 
 use super::dicts::dict;
 use super::run::{approximate, signal};
 use crate::engine::machine::{MachineRun, VmResult};
 use crate::engine::scheduler::{self, Watch};
+use crate::engine::virtual_time::{self, Class, Costs, Latencies, Log, Options, VirtualRun};
 use crate::hypervisor::Inhibit;
 use crate::hypervisor::policy::Policy;
 use crate::record::Fate;
 use crate::scenario::{Scenario, ScenarioError};
+use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -52,7 +54,69 @@ pub(super) fn run_scenario(
             scheduler::run(&machine, Watch { time, keep_going: &mut keep_going })
         })
         .map_err(|error| bad(error.into()))?;
-    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted: interrupt.is_some() })
+    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted: interrupt.is_some(), clock: None })
+}
+
+/// Runs a scenario in virtual time.
+///
+/// Args:
+///     description: The scenario as `ipivrs.Scenario` writes it, JSON.
+///     policy: Text of the policy.
+///     costs: What acts cost, JSON: cycles by name, and `hz`.
+///     profile: The name of these costs.
+///     seconds: After so many simulated seconds endless loops end.
+///     log: Events that are kept.
+///
+/// Raises:
+///     ValueError: The scenario, the policy or the costs cannot be used.
+#[pyfunction]
+#[pyo3(signature = (description, policy, costs, *, profile, seconds=None, log=0))]
+pub(super) fn run_scenario_in_virtual_time(
+    py: Python<'_>,
+    description: &str,
+    policy: &str,
+    costs: &str,
+    profile: &str,
+    seconds: Option<f64>,
+    log: usize,
+) -> PyResult<ScenarioResult> {
+    let bad = |error: ScenarioError| PyValueError::new_err(error.to_string());
+    let costs = Costs::from_json(costs).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let time = seconds.filter(|seconds| *seconds <= 1e7).map(Duration::try_from_secs_f64).transpose();
+    let (Ok(time), true) = (time, seconds.is_none_or(|seconds| seconds <= 1e7)) else {
+        return Err(PyValueError::new_err("seconds must be 0 to 10000000"));
+    };
+    let hz = u128::from(costs.hz);
+    let cycles = time.map(|time| u64::try_from(time.as_nanos() * hz / 1_000_000_000).unwrap_or(u64::MAX - 1));
+    let scenario = Scenario::from_json(description).map_err(bad)?;
+    let policy = Policy::parse(policy).map_err(ScenarioError::from).map_err(bad)?;
+    let name = policy.name.clone();
+    let machine = scenario.machine(policy).map_err(bad)?;
+    if cycles.is_none() && !machine.ends() {
+        return Err(bad(ScenarioError::Endless));
+    }
+    let mut interrupt: Option<PyErr> = None;
+    let VirtualRun { machine: run, cycles, latencies, log } = py
+        .detach(|| {
+            let mut keep_going = || {
+                if interrupt.is_none() {
+                    interrupt = signal();
+                }
+                interrupt.is_none()
+            };
+            virtual_time::run(&machine, Options { costs: &costs, cycles, log, keep_going: &mut keep_going })
+        })
+        .map_err(|error| bad(error.into()))?;
+    let clock = Clock { cycles, latencies, log, profile: profile.to_owned() };
+    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted: interrupt.is_some(), clock: Some(clock) })
+}
+
+/// What only virtual time tells.
+struct Clock {
+    cycles: u64,
+    latencies: Latencies,
+    log: Log,
+    profile: String,
 }
 
 /// What came of a scenario.
@@ -62,6 +126,7 @@ pub(super) struct ScenarioResult {
     policy: String,
     seed: u64,
     interrupted: bool,
+    clock: Option<Clock>,
 }
 
 #[pymethods]
@@ -81,7 +146,7 @@ impl ScenarioResult {
         let notifications = account.notifications;
         let scheduling = account.scheduling;
         let seconds = self.run.elapsed.as_secs_f64();
-        Ok(dict!(py,
+        let whole = dict!(py,
             "ipis" => dict!(py,
                 "total" => total,
                 "virtualized" => fate(Fate::Virtualized),
@@ -122,13 +187,71 @@ impl ScenarioResult {
             "violations" => self.violations(py)?,
             "partial" => self.run.partial,
             "unfinished" => self.run.unfinished,
-            "engine" => "threads",
+            "engine" => if self.clock.is_some() { "virtual-time" } else { "threads" },
             "seed" => self.seed,
             "policy" => &self.policy,
             "seconds" => seconds,
             "ipis_per_second" => if seconds > 0.0 { approximate(total) / seconds } else { 0.0 },
             "version" => env!("CARGO_PKG_VERSION"),
+        );
+        if let Some(clock) = &self.clock {
+            whole.set_item("cycles", clock.cycles)?;
+            whole.set_item("profile", &clock.profile)?;
+            whole.set_item("latency", clock.latency(py)?)?;
+        }
+        Ok(whole)
+    }
+
+    /// The event log, a column each: cycles, pCPU, vCPU, what, vector, the other vCPU; and how many came after it was
+    /// full. None: the threads engine keeps none.
+    #[allow(clippy::type_complexity, reason = "six columns")]
+    fn events<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> Option<(
+        Bound<'py, PyArray1<u64>>,
+        Bound<'py, PyArray1<u32>>,
+        Bound<'py, PyArray1<u32>>,
+        Vec<&'static str>,
+        Bound<'py, PyArray1<u8>>,
+        Bound<'py, PyArray1<u32>>,
+        u64,
+    )> {
+        let log = &self.clock.as_ref()?.log;
+        let events = log.events();
+        Some((
+            PyArray1::from_iter(py, events.iter().map(|event| event.time)),
+            PyArray1::from_iter(py, events.iter().map(|event| event.pcpu)),
+            PyArray1::from_iter(py, events.iter().map(|event| event.vcpu)),
+            events.iter().map(|event| event.what.name()).collect(),
+            PyArray1::from_iter(py, events.iter().map(|event| event.vector)),
+            PyArray1::from_iter(py, events.iter().map(|event| event.other)),
+            log.more,
         ))
+    }
+}
+
+impl Clock {
+    /// Latencies of each class that has some, in cycles.
+    fn latency<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let all = PyDict::new(py);
+        for class in Class::ALL {
+            let histogram = self.latencies.of(class);
+            if histogram.is_empty() {
+                continue;
+            }
+            let row = dict!(py,
+                "count" => histogram.len(),
+                "mean" => histogram.mean(),
+                "min" => histogram.min(),
+                "p50" => histogram.value_at_quantile(0.5),
+                "p90" => histogram.value_at_quantile(0.9),
+                "p99" => histogram.value_at_quantile(0.99),
+                "max" => histogram.max(),
+            );
+            all.set_item(class.name(), row)?;
+        }
+        Ok(all)
     }
 }
 
@@ -192,4 +315,10 @@ impl ScenarioResult {
         }
         Ok(list)
     }
+}
+
+/// The costs of a profile: name, the least that it can be, what it is.
+#[pyfunction]
+pub(super) fn cost_names() -> Vec<(&'static str, u32, &'static str)> {
+    Costs::FIELDS.iter().map(|&(name, least, what)| (name, least, what.trim())).collect()
 }

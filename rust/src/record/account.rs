@@ -53,7 +53,7 @@ pub struct Scheduling {
 }
 
 /// What one pCPU saw. Nobody else touches it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Account {
     /// Interrupts.
     pub counts: Counts,

@@ -103,6 +103,9 @@ pub enum MachineError {
     /// The memory of the model is too small, which is a defect of ipivrs.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
+    /// The library of histograms takes no such histogram, which is a defect of ipivrs.
+    #[error("no histogram could be made: please report this as a defect of ipivrs")]
+    Histogram,
     /// The operating system gives no more threads.
     #[error("cannot start a thread for {what}: {source}")]
     Thread {

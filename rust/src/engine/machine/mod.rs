@@ -2,6 +2,10 @@
 
 mod config;
 mod result;
+mod runner;
+pub(in crate::engine) mod setup;
+pub(in crate::engine) mod verdict;
 
 pub use config::{Chaos, Device, Guest, MachineConfig, MachineError};
 pub use result::{MachineRun, TrailEntry, VmResult, What};
+pub(in crate::engine) use runner::{Runner, Trail};

@@ -62,6 +62,23 @@ pub enum What {
     Loaded,
 }
 
+impl What {
+    /// The name in results.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Posted => "posted",
+            Self::Exited => "exited",
+            Self::Delivered => "delivered",
+            Self::Slept => "slept",
+            Self::Woke => "woke",
+            Self::Preempted => "preempted",
+            Self::Loaded => "loaded",
+        }
+    }
+}
+
 /// One entry of a vCPU's trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrailEntry {

@@ -1,10 +1,10 @@
 //! A pCPU's time in a guest: from VM entry to VM exit.
 
 use super::pcpu::Pcpu;
-use super::runner::{Runner, Trail};
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
 use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr};
-use crate::engine::machine::What;
+use crate::engine::machine::verdict::Directory;
+use crate::engine::machine::{Runner, Trail, What};
 use crate::guest::{Action, Via, View};
 use crate::hypervisor::{ApicIdentity, Instruction, LOCAL_TIMER_VECTOR, VcpuWords};
 use crate::memory::Owner;
@@ -63,7 +63,7 @@ impl Pcpu<'_, '_> {
         if let Some(vector) = inject {
             self.account.delivered(slot, vector);
             let interrupts = std::mem::replace(&mut guest.state_mut().interrupt_flag, false);
-            cursor.interrupt(&vm.guest.code, vector, interrupts);
+            cursor.interrupt(&vm.guest.code, vector, interrupts, std::mem::take(computing));
         }
         let identity =
             |vcpu: u32| vm.vm.vcpu_words(shared.memory, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity);
@@ -83,7 +83,7 @@ impl Pcpu<'_, '_> {
                         self.advances += 1;
                         self.account.delivered(slot, vector);
                         let interrupts = std::mem::replace(&mut guest.state_mut().interrupt_flag, false);
-                        cursor.interrupt(&vm.guest.code, vector, interrupts);
+                        cursor.interrupt(&vm.guest.code, vector, interrupts, std::mem::take(computing));
                         trail.note(What::Delivered, vector, 0);
                     }
                     Boundary::Exit(exit) => return exit.into(),
@@ -115,7 +115,7 @@ impl Pcpu<'_, '_> {
                 // There is no APIC at that address now: what is written there is lost.
                 continue;
             }
-            if action == Action::Spin {
+            if let Action::Spin { .. } = action {
                 slice = slice.saturating_sub(SPIN_STEPS).max(1);
                 spins += 1;
                 std::hint::spin_loop();
@@ -129,6 +129,11 @@ impl Pcpu<'_, '_> {
                 Action::Send { icr, via } => self.send_ipi(&mut guest, icr, via, slot, trail),
                 Action::Compute { cycles } => {
                     *computing = cycles;
+                    Step::Next
+                }
+                Action::Return { interrupts, computing: left } => {
+                    guest.state_mut().interrupt_flag = interrupts;
+                    *computing = left;
                     Step::Next
                 }
                 Action::Idle => {
@@ -183,12 +188,18 @@ impl Pcpu<'_, '_> {
                 let outcome = guest.mmio_write(Access::dword(offset, AccessKind::Write), u64::from(value));
                 self.written(outcome, Instruction::Write { offset, value }, slot)
             }
-            Action::Interrupts { enabled } | Action::Return { interrupts: enabled } => {
+            Action::Interrupts { enabled } => {
                 guest.state_mut().interrupt_flag = enabled;
                 Step::Next
             }
             Action::Hlt => halt(guest),
-            Action::Internal | Action::Spin | Action::Send { .. } | Action::Compute { .. } | Action::Idle => Step::Next,
+            Action::Internal
+            | Action::Told
+            | Action::Spin { .. }
+            | Action::Send { .. }
+            | Action::Compute { .. }
+            | Action::Return { .. }
+            | Action::Idle => Step::Next,
         }
     }
 

@@ -2,17 +2,15 @@
 //!
 //! What pCPUs share is the words of memory (descriptors, tables, local-APIC requests, the vCPUs' own words) and, with a
 //! lock each, run queues, wakeup lists and the beds of vCPUs that sleep (`shared`). Everything else moves with the vCPU
-//! (`runner`). A pCPU's thread (`pcpu`) schedules; `guest` is its time in a guest; `device` is a device's thread;
-//! `monitor` watches from outside: it ends the run, and it finds interrupts that nobody will ever deliver (`verdict`).
+//! ([`Runner`](super::machine)). A pCPU's thread (`pcpu`) schedules; `guest` is its time in a guest; `device` is a device's thread;
+//! `monitor` watches from outside: it ends the run, and it finds interrupts that nobody will ever deliver.
 
 mod device;
 mod guest;
 mod monitor;
 mod pcpu;
-mod runner;
 mod setup;
 mod shared;
-mod verdict;
 
 pub use monitor::Watch;
 pub use setup::run;

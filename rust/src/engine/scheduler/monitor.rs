@@ -2,11 +2,10 @@
 
 use super::device;
 use super::pcpu::Pcpu;
-use super::runner::Runner;
 use super::setup::start;
 use super::shared::{Shared, VmShared};
-use super::verdict::{Lost, asleep_with_interrupt, imbalance, lost_wakeup, record, stall, waiting};
-use crate::engine::machine::{MachineError, MachineRun, VmResult};
+use crate::engine::machine::verdict::{Lost, asleep_with_interrupt, lost_wakeup, record, settle, stall};
+use crate::engine::machine::{MachineError, MachineRun, Runner, VmResult};
 use crate::hypervisor::{Inhibits, POSTED_INTR_WAKEUP_VECTOR};
 use crate::processor::local_apic;
 use crate::record::Account;
@@ -160,7 +159,7 @@ impl<'s, 'm> Monitor<'s, 'm> {
         let number = vm.vcpus.load(Ordering::Relaxed) as u32;
         let Ok(vcpu) = vm.vm.add_vcpu(shared.memory, number, number, vm.guest.config.mode) else { return };
         self.added += 1;
-        start(shared, 0, vcpu, false, number % shared.config.pcpus.max(1));
+        start(shared, 0, vcpu, number % shared.config.pcpus.max(1));
         vm.vcpus.store(number as usize + 1, Ordering::Release);
     }
 
@@ -211,22 +210,8 @@ impl<'s, 'm> Monitor<'s, 'm> {
             End::Stalled => violations.push(stall(shared, &runners)),
             End::Complete | End::Interrupted | End::Broken => {}
         }
-        let mut pending = 0;
-        for runner in &runners {
-            let slot = runner.task.slot;
-            let (pir, virr) = waiting(shared, runner);
-            let (left, wrong) = account.settle(slot, pir, virr);
-            pending += left;
-            if matches!(end, End::Complete)
-                && let Some(lost) = asleep_with_interrupt(shared, runner)
-            {
-                violations.push(lost_wakeup(shared, &lost, &runners));
-            }
-            if whole {
-                violations
-                    .extend(wrong.into_iter().map(|(vector, balance)| imbalance(shared, runner, vector, balance)));
-            }
-        }
+        let (pending, wrong) = settle(shared, &mut account, &runners, matches!(end, End::Complete), whole);
+        violations.extend(wrong);
         let partial = matches!(end, End::Interrupted);
         let unfinished = shared.unfinished.load(Ordering::Acquire);
         MachineRun { account, pending, unfinished, vms: self.vms(), violations, elapsed, partial }

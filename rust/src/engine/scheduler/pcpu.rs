@@ -1,10 +1,10 @@
 //! A pCPU's thread: it schedules vCPUs, and takes interrupts in root mode.
 
 use super::guest::Left;
-use super::runner::Runner;
 use super::shared::Shared;
 use crate::arch::Exit;
-use crate::engine::machine::What;
+use crate::engine::machine::verdict::Directory;
+use crate::engine::machine::{Runner, What};
 use crate::hypervisor::policy::Policy;
 use crate::hypervisor::{
     Entry, Event, Handled, Host, Inhibit, Inhibits, MpState, Poster, Put, Slot, Vm, clear_inhibit, host_interrupt,

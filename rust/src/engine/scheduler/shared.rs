@@ -6,9 +6,10 @@
 //! queue, both locked operations) and then looks whether the thread is idle; the thread says that it is idle (a locked
 //! operation), looks at both once more, and parks. An unpark that comes early leaves a token.
 
-use super::runner::Runner;
 use crate::arch::NotificationDestination;
-use crate::engine::machine::{Chaos, Guest, MachineConfig};
+use crate::engine::machine::setup::ends;
+use crate::engine::machine::verdict::Directory;
+use crate::engine::machine::{Chaos, Guest, MachineConfig, Runner};
 use crate::guest::GuestMemory;
 use crate::hypervisor::policy::Policy;
 use crate::hypervisor::{Slot, TaskState, Vm};
@@ -146,6 +147,22 @@ impl<'m> PcpuShared<'m> {
     }
 }
 
+impl<'m> Directory<'m> for Shared<'m> {
+    type W = AtomicU64;
+
+    fn memory(&self) -> &'m Memory {
+        self.memory
+    }
+
+    fn slot(&self, slot: u32) -> Option<Slot<'m, AtomicU64>> {
+        Shared::slot(self, slot)
+    }
+
+    fn vms(&self) -> usize {
+        self.vms.len()
+    }
+}
+
 impl<'m> Shared<'m> {
     pub(super) fn new(
         memory: &'m Memory,
@@ -187,21 +204,10 @@ impl<'m> Shared<'m> {
         self.vms.iter().find(|vm| (vm.first_slot..vm.first_slot + vm.guest.capacity()).contains(&slot))
     }
 
-    /// A vCPU, for people.
-    pub(super) fn name(&self, slot: u32) -> String {
-        match self.slot(slot) {
-            Some(Slot { vcpu, .. }) if self.vms.len() == 1 => format!("vCPU {vcpu}"),
-            Some(Slot { vm, vcpu, .. }) => format!("vCPU {vcpu} of VM {vm}"),
-            None => format!("vCPU slot {slot}"),
-        }
-    }
-
     /// The program of a vCPU is at its end.
     pub(super) fn program_ended(&self, slot: u32) {
         let Some(vm) = self.vm_of(slot) else { return };
-        let code = &vm.guest.code;
-        let main = code.main.get((slot - vm.first_slot) as usize).and_then(|&main| code.programs.get(main as usize));
-        if main.is_some_and(|program| !program.endless() && !program.is_empty()) {
+        if ends(vm.guest, slot - vm.first_slot) {
             self.unfinished.fetch_sub(1, Ordering::AcqRel);
         }
     }

@@ -46,6 +46,9 @@ pub trait Platform {
     fn wake(&mut self);
     /// The subject is inside `kvm_vcpu_block`.
     fn blocking(&self) -> bool;
+    /// A step is about to be taken: engines that count what it costs do so here.
+    #[inline]
+    fn stepping(&mut self, _op: &Op) {}
     /// Acts beyond the descriptor. Engines that do them as KVM does leave them out.
     fn surrounding(&mut self, _act: Surrounding) {}
 }
@@ -144,11 +147,13 @@ impl<'p> Frame<'p> {
     pub fn step<P: Platform>(&mut self, platform: &mut P) -> bool {
         while let Some(step) = self.next() {
             self.at.set_next(self.at.next() + 1);
+            if let Op::Goto(to) = step.op {
+                self.at.set_next(to);
+                continue;
+            }
+            platform.stepping(&step.op);
             match &step.op {
-                Op::Goto(to) => {
-                    self.at.set_next(*to);
-                    continue;
-                }
+                Op::Goto(_) => {}
                 Op::Act(act) => self.act(*act, platform),
                 Op::If { condition, otherwise } => {
                     if !self.holds(condition, platform) {

@@ -1,38 +1,59 @@
 //! The verdict about a run: what to say about vCPUs that sleep for ever, a standstill, books that do not balance.
 
 use super::runner::Runner;
-use super::shared::Shared;
 use crate::arch::{ApicMode, ApicRegister, PidControl, vector};
-use crate::hypervisor::MpState;
+use crate::hypervisor::{MpState, Slot};
+use crate::memory::{PhysicalMemory, Word};
 use crate::processor::{VirtualApic, descriptor, vectors_of};
-use crate::record::ViolationRecord;
+use crate::record::{Account, ViolationRecord};
 use std::fmt::Write;
+
+/// Where the vCPUs of a machine are found, and what people call them.
+pub(in crate::engine) trait Directory<'m> {
+    /// The words of memory.
+    type W: Word + 'm;
+    /// Physical memory.
+    fn memory(&self) -> &'m PhysicalMemory<Self::W>;
+    /// A vCPU.
+    fn slot(&self, slot: u32) -> Option<Slot<'m, Self::W>>;
+    /// VMs.
+    fn vms(&self) -> usize;
+
+    /// A vCPU, for people.
+    fn name(&self, slot: u32) -> String {
+        match self.slot(slot) {
+            Some(Slot { vcpu, .. }) if self.vms() == 1 => format!("vCPU {vcpu}"),
+            Some(Slot { vm, vcpu, .. }) => format!("vCPU {vcpu} of VM {vm}"),
+            None => format!("vCPU slot {slot}"),
+        }
+    }
+}
 
 /// A vCPU that sleeps though an interrupt waits for it.
 #[derive(Clone, Copy)]
-pub(super) struct Lost {
-    pub(super) slot: u32,
+pub(in crate::engine) struct Lost {
+    pub(in crate::engine) slot: u32,
     pir: [u64; 4],
     virr: [u64; 4],
     control: PidControl,
     /// The pCPU on whose wakeup list it is.
-    pub(super) listed_on: Option<u32>,
+    pub(in crate::engine) listed_on: Option<u32>,
     /// Which sleep it is.
-    pub(super) sleep: usize,
+    pub(in crate::engine) sleep: usize,
 }
 
-pub(super) fn record(kind: &'static str, vcpu: u32, message: impl Into<String>) -> ViolationRecord {
+pub(in crate::engine) fn record(kind: &'static str, vcpu: u32, message: impl Into<String>) -> ViolationRecord {
     ViolationRecord { kind, vcpu, message: message.into() }
 }
 
 /// PIR and VIRR of a vCPU.
-pub(super) fn waiting(shared: &Shared<'_>, runner: &Runner) -> ([u64; 4], [u64; 4]) {
-    let pir = shared.slot(runner.task.slot).map(|slot| descriptor::requests(slot.pid)).unwrap_or_default();
-    (pir, runner.task.vcpu.pending(shared.memory))
+fn waiting<'m>(of: &impl Directory<'m>, runner: &Runner) -> ([u64; 4], [u64; 4]) {
+    let pir = of.slot(runner.task.slot).map(|slot| descriptor::requests(slot.pid)).unwrap_or_default();
+    (pir, runner.task.vcpu.pending(of.memory()))
 }
 
 /// An interrupt waits for a vCPU that sleeps, and its guest would take it.
-pub(super) fn asleep_with_interrupt(shared: &Shared<'_>, runner: &Runner) -> Option<Lost> {
+pub(in crate::engine) fn asleep_with_interrupt<'m>(of: &impl Directory<'m>, runner: &Runner) -> Option<Lost> {
     let task = &runner.task;
     if !task.blocking || task.mp_state != MpState::Halted || !task.vcpu.vp().interrupt_flag {
         return None;
@@ -40,12 +61,12 @@ pub(super) fn asleep_with_interrupt(shared: &Shared<'_>, runner: &Runner) -> Opt
     if task.vcpu.mode() == ApicMode::Disabled {
         return None;
     }
-    let (pir, virr) = waiting(shared, runner);
-    let apic = VirtualApic::new(shared.memory.page(task.vcpu.vp().vmcs.virtual_apic)?);
+    let (pir, virr) = waiting(of, runner);
+    let apic = VirtualApic::new(of.memory().page(task.vcpu.vp().vmcs.virtual_apic)?);
     let highest = vectors_of(std::array::from_fn(|i| pir[i] | virr[i])).last().copied()?;
     let tpr = vector::class(apic.get(ApicRegister::TPR) as u8);
     let served = apic.highest(ApicRegister::ISR).map_or(0, vector::class);
-    let control = descriptor::control(shared.slot(task.slot)?.pid);
+    let control = descriptor::control(of.slot(task.slot)?.pid);
     (vector::class(highest) > tpr.max(served)).then_some(Lost {
         slot: task.slot,
         pir,
@@ -62,9 +83,9 @@ fn hex(vectors: [u64; 4]) -> String {
 }
 
 /// The sentence about a vCPU that nobody will wake, with the last events on both sides.
-pub(super) fn lost_wakeup(shared: &Shared<'_>, lost: &Lost, runners: &[Runner]) -> ViolationRecord {
+pub(in crate::engine) fn lost_wakeup<'m>(of: &impl Directory<'m>, lost: &Lost, runners: &[Runner]) -> ViolationRecord {
     let Lost { slot, pir, virr, control, listed_on, .. } = *lost;
-    let name = shared.name(slot);
+    let name = of.name(slot);
     let place = if pir == [0; 4] { "its VIRR" } else { "its descriptor" };
     let listed = match listed_on {
         Some(pcpu) => format!("on the wakeup list of pCPU {pcpu}"),
@@ -83,24 +104,24 @@ pub(super) fn lost_wakeup(shared: &Shared<'_>, lost: &Lost, runners: &[Runner]) 
         if other == slot {
             let _ = write!(message, " {name}: {}.", runner.trail.words());
         } else if runner.trail.posted_to(slot) {
-            let _ = write!(message, " {}: {}.", shared.name(other), runner.trail.words());
+            let _ = write!(message, " {}: {}.", of.name(other), runner.trail.words());
         }
     }
     record("lost-wakeup", slot, message)
 }
 
 /// The state of every vCPU, where nothing goes on.
-pub(super) fn stall(shared: &Shared<'_>, runners: &[Runner]) -> ViolationRecord {
+pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[Runner]) -> ViolationRecord {
     const MOST: usize = 64;
     let mut message = "nothing goes on:".to_owned();
     for runner in runners.iter().take(MOST) {
         let task = &runner.task;
-        let (pir, virr) = waiting(shared, runner);
-        let control = shared.slot(task.slot).map(|slot| descriptor::control(slot.pid)).unwrap_or_default();
+        let (pir, virr) = waiting(of, runner);
+        let control = of.slot(task.slot).map(|slot| descriptor::control(slot.pid)).unwrap_or_default();
         let _ = write!(
             message,
             "\n  {}: {}, {}, PIR [{}], VIRR [{}], ON={}, SN={}, NV={:02X}H; {}",
-            shared.name(task.slot),
+            of.name(task.slot),
             match (task.mp_state, task.blocking) {
                 (MpState::InitReceived, _) => "waits for a start-up IPI",
                 (MpState::Halted, _) | (MpState::Runnable, true) => "sleeps",
@@ -121,14 +142,39 @@ pub(super) fn stall(shared: &Shared<'_>, runners: &[Runner]) -> ViolationRecord 
     record("stall", runners.first().map_or(0, |runner| runner.task.slot), message)
 }
 
-pub(super) fn imbalance(shared: &Shared<'_>, runner: &Runner, vector: u8, balance: i32) -> ViolationRecord {
+fn imbalance<'m>(of: &impl Directory<'m>, runner: &Runner, vector: u8, balance: i32) -> ViolationRecord {
     let slot = runner.task.slot;
     let what = if balance > 0 { "were posted and never arrived" } else { "arrived and nobody posted them" };
     let message = format!(
         "{} interrupts with vector {vector:02X}H for {} {what}. Its last events: {}.",
         balance.unsigned_abs(),
-        shared.name(slot),
+        of.name(slot),
         runner.trail.words()
     );
     record("imbalance", slot, message)
+}
+
+/// Takes what is still pending off the books of every vCPU. Returns how much that is, and what is wrong: a vCPU that
+/// sleeps for ever where `complete` says that nothing is under way, books that do not balance where `whole` says that all
+/// of them are there.
+pub(in crate::engine) fn settle<'m>(
+    of: &impl Directory<'m>,
+    account: &mut Account,
+    runners: &[Runner],
+    complete: bool,
+    whole: bool,
+) -> (u64, Vec<ViolationRecord>) {
+    let (mut pending, mut violations) = (0, Vec::new());
+    for runner in runners {
+        let (pir, virr) = waiting(of, runner);
+        let (left, wrong) = account.settle(runner.task.slot, pir, virr);
+        pending += left;
+        if complete && let Some(lost) = asleep_with_interrupt(of, runner) {
+            violations.push(lost_wakeup(of, &lost, runners));
+        }
+        if whole {
+            violations.extend(wrong.into_iter().map(|(vector, balance)| imbalance(of, runner, vector, balance)));
+        }
+    }
+    (pending, violations)
 }

@@ -1,33 +1,33 @@
 //! A vCPU with all that moves with it from pCPU to pCPU.
 
-use crate::engine::machine::{TrailEntry, What};
+use super::{TrailEntry, What};
 use crate::guest::Cursor;
 use crate::hypervisor::Task;
 
 /// Entries of a trail.
 const ENTRIES: usize = 8;
 
-pub(super) struct Runner {
-    pub(super) task: Task,
-    pub(super) cursor: Cursor,
+pub(in crate::engine) struct Runner {
+    pub(in crate::engine) task: Task,
+    pub(in crate::engine) cursor: Cursor,
     /// Cycles of a computation that are left.
-    pub(super) computing: u32,
+    pub(in crate::engine) computing: u32,
     /// Its program has been at its end.
-    pub(super) finished: bool,
+    pub(in crate::engine) finished: bool,
     /// It slept, and goes on.
-    pub(super) woken: bool,
-    pub(super) trail: Trail,
+    pub(in crate::engine) woken: bool,
+    pub(in crate::engine) trail: Trail,
 }
 
 /// The last things that happened to a vCPU.
-pub(super) struct Trail {
+pub(in crate::engine) struct Trail {
     entries: [TrailEntry; ENTRIES],
     /// How many there ever were.
     count: usize,
 }
 
 impl Runner {
-    pub(super) fn new(task: Task, cursor: Cursor) -> Self {
+    pub(in crate::engine) fn new(task: Task, cursor: Cursor) -> Self {
         let trail = Trail { entries: [TrailEntry::NOTHING; ENTRIES], count: 0 };
         Self { task, cursor, computing: 0, finished: false, woken: false, trail }
     }
@@ -35,18 +35,18 @@ impl Runner {
 
 impl Trail {
     #[inline]
-    pub(super) fn note(&mut self, what: What, vector: u8, other: u32) {
+    pub(in crate::engine) fn note(&mut self, what: What, vector: u8, other: u32) {
         self.entries[self.count % ENTRIES] = TrailEntry { what, vector, other };
         self.count = self.count.wrapping_add(1);
     }
 
     /// How many things ever happened.
-    pub(super) const fn count(&self) -> usize {
+    pub(in crate::engine) const fn count(&self) -> usize {
         self.count
     }
 
     /// The last things, oldest first, in words.
-    pub(super) fn words(&self) -> String {
+    pub(in crate::engine) fn words(&self) -> String {
         let entries = (0..ENTRIES).map(|i| self.entries[self.count.wrapping_add(i) % ENTRIES]);
         let words: Vec<_> =
             entries.filter(|entry| entry.what != What::Nothing).map(|entry| entry.to_string()).collect();
@@ -54,7 +54,7 @@ impl Trail {
     }
 
     /// Whether one of the last things was a post for this slot.
-    pub(super) fn posted_to(&self, slot: u32) -> bool {
+    pub(in crate::engine) fn posted_to(&self, slot: u32) -> bool {
         self.entries.iter().any(|entry| entry.what == What::Posted && entry.other == slot)
     }
 }

@@ -1,0 +1,130 @@
+"""`ipivrs bench` and `ipivrs profile`: measurements beside virtual time, and the profiles that it uses."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from ipivrs import profiles, published
+from ipivrs.fitting import Fit
+from ipivrs.fitting import fit as fit_profile
+from ipivrs.options import BadInputError, refusals_are_bad_input
+from ipivrs.profiles import Profile
+from ipivrs.published import Comparison
+from ipivrs.report import section, table
+from ipivrs.terminal import show, show_json
+
+bench = typer.Typer(help="Measurements, and what ipivrs says about them.", rich_markup_mode=None)
+profile = typer.Typer(help="Cost profiles: what acts cost in virtual time.", rich_markup_mode=None)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+_Profile = Annotated[str, typer.Option("--profile", metavar="NAME|FILE", help="What acts cost.")]
+_FITTED = "mmio_write,notification_flight,exit_msr_icr,exit_apic_write"
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measurements, and what ipivrs says about them."""
+
+
+@bench.command("published")
+def bench_published(
+    sources: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE]", help="Which; by default all.")] = None,
+    profile: _Profile = profiles.DEFAULT,
+    json: _Json = False,
+) -> int:
+    """Published measurements, what virtual time predicts, and by how much it is off."""
+    with refusals_are_bad_input():
+        costs = profiles.find(profile)
+        names = sources or list(published.shipped())
+        rows = [row for found in [published.find(name) for name in names] for row in published.compare(found, costs)]
+    if json:
+        show_json(rows)
+    else:
+        show(_comparison(rows, profile))
+    return 0
+
+
+def _comparison(rows: list[Comparison], profile: str) -> Group:
+    parts: list[object] = []
+    for source in dict.fromkeys(row["source"] for row in rows):
+        lines = table("", ">measured", ">predicted", ">error", "", "")
+        notes: list[Text] = []
+        for row in (row for row in rows if row["source"] == source):
+            digits = 0 if row["unit"] in {"cycles", "per second"} else 2
+            measured = row["published"] if row["measured"] is None else f"{row['measured']:,.{digits}f}"
+            error = "" if row["error"] is None else f"{row['error']:+,.{digits}f}"
+            how = "fitted" if row["fitted"] else "predicted"
+            lines.add_row(row["name"], measured, f"{row['predicted']:,.{digits}f}", error, row["unit"], how)
+            if row["note"]:
+                notes.append(Text(f"{row['name']}: {row['note']}", style="dim"))
+        parts.append(section(source, lines, *notes))
+    parts.append(Text(f"\nprofile {profile}; docs/virtual-time.md says where the errors come from", style="dim"))
+    return Group(*parts)  # type: ignore[arg-type]
+
+
+@profile.callback()
+def _profile() -> None:
+    """Cost profiles: what acts cost in virtual time."""
+
+
+@profile.command("list")
+def profile_list(json: _Json = False) -> int:
+    """The shipped profiles."""
+    titles = {name: profiles.find(name).title for name in profiles.shipped()}
+    if json:
+        show_json(titles)
+    else:
+        show(*(Text(f"{name}  {title}") for name, title in titles.items()))
+    return 0
+
+
+@profile.command("show")
+def profile_show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE")] = profiles.DEFAULT, json: _Json = False
+) -> int:
+    """Every cost of a profile, what it is, and where it comes from."""
+    with refusals_are_bad_input():
+        found = profiles.find(name)
+    if json:
+        show_json(found.model_dump())
+        return 0
+    rows = table("cost", ">cycles", "what", "source")
+    for cost, (_, what) in profiles.cost_names().items():
+        entry = found.cost[cost]
+        rows.add_row(cost, str(entry.cycles), what, entry.source)
+    show(Text(found.title), Text(f"{found.hz:,} cycles in a second\n"), rows)
+    return 0
+
+
+@profile.command("fit")
+def profile_fit(
+    measurements: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Published measurements, or your own.")],
+    costs: Annotated[str, typer.Option(metavar="A,B,...", help="Costs to fit; all others stay.")] = _FITTED,
+    start: Annotated[str, typer.Option("--from", metavar="NAME|FILE", help="The other costs.")] = profiles.DEFAULT,
+    json: _Json = False,
+) -> int:
+    """Fit costs to measurements: least squares, with virtual time as the model."""
+    names = [name.strip() for name in costs.split(",") if name.strip()]
+    if len(set(names)) != len(names):
+        raise BadInputError("--costs names a cost twice")
+    with refusals_are_bad_input():
+        before = profiles.find(start)
+        found = fit_profile(published.find(measurements), before, names)
+    if json:
+        show_json({"cycles": found.cycles, "rows": dict(zip(found.rows, found.residuals, strict=True))})
+    else:
+        show(_fit(found, before))
+    return 0
+
+
+def _fit(found: Fit, before: Profile) -> Group:
+    costs = table("fitted cost", ">cycles", ">before", "what")
+    for name, cycles in found.cycles.items():
+        costs.add_row(name, str(cycles), str(before.cost[name].cycles), profiles.cost_names()[name][1])
+    rows = table("row", ">off by, in cycles")
+    for name, residual in zip(found.rows, found.residuals, strict=True):
+        rows.add_row(name, f"{residual:+.1f}")
+    fixed = len(before.cost) - len(found.cycles)
+    return Group(costs, Text(), rows, Text(f"\n{fixed} other costs stayed as they were", style="dim"))

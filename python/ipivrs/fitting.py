@@ -1,0 +1,81 @@
+"""Fitting a profile to measurements: least squares over named costs, with virtual time as the model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipivrs.options import did_you_mean
+from ipivrs.profiles import Profile, ProfileError, cost_names
+from ipivrs.published import Measurements, Row, predict
+
+_ROUNDS = 12
+# Waiting loops look now and then: what is measured goes up in steps, over which this one is long.
+_STEP = 400
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of a fit.
+
+    `cycles` are the fitted costs; `residuals` what each of the rows named in `rows` is off by, in cycles (predicted
+    less measured).
+    """
+
+    profile: Profile
+    cycles: dict[str, int]
+    rows: list[str]
+    residuals: list[float]
+
+
+def fit(
+    measurements: Measurements,
+    start: Profile,
+    costs: Sequence[str],
+    *,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Fit:
+    """Fit the named costs to the rows that are measured in cycles and marked `fitted`; all others stay as they are.
+
+    Args:
+        measurements: Where the rows are.
+        start: The other costs, and where the search begins.
+        costs: Names of the costs to fit, not more than there are rows.
+        progress: Called with the sum of squared residuals after each round.
+
+    Raises:
+        ProfileError: No such cost, no rows to fit to, or more costs than rows.
+        ValueError: A row's scenario cannot be run.
+    """
+    known = cost_names()
+    for name in costs:
+        if name not in known:
+            hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
+            raise ProfileError(f"no cost {name!r}{hint}")
+    rows = [row for row in measurements.row if row.fitted and row.quantity == "cycles" and row.measured is not None]
+    if not costs or len(costs) > len(rows):
+        raise ProfileError(f"1 to {len(rows)} costs can be fitted to {len(rows)} rows in cycles, not {len(costs)}")
+    least = np.array([known[name][0] for name in costs], dtype=float)
+    at = np.array([start.cost[name].cycles for name in costs], dtype=float)
+    best, best_residuals = at, _residuals(rows, start, costs, at)
+    for _ in range(_ROUNDS):
+        residuals = _residuals(rows, start, costs, at)
+        steps = _STEP * np.eye(len(costs))
+        slopes = np.array([(_residuals(rows, start, costs, at + step) - residuals) / _STEP for step in steps])
+        change, *_ = np.linalg.lstsq(slopes.T, -residuals, rcond=None)
+        at = np.maximum(np.round(at + change), least)
+        found = _residuals(rows, start, costs, at)
+        progress(float(found @ found))
+        if found @ found < best_residuals @ best_residuals:
+            best, best_residuals = at, found
+    cycles = {name: int(value) for name, value in zip(costs, best, strict=True)}
+    off = [float(value) for value in best_residuals]
+    return Fit(start.with_cycles(cycles), cycles, [row.name for row in rows], off)
+
+
+def _residuals(
+    rows: Sequence[Row], start: Profile, costs: Sequence[str], at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    profile = start.with_cycles({name: round(value) for name, value in zip(costs, at, strict=True)})
+    return np.array([predict(row, profile) - (row.measured or 0) for row in rows])

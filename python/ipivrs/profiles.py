@@ -1,0 +1,101 @@
+"""Cost profiles: what acts cost in virtual time, each cost with its source."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from ipivrs import _core
+from ipivrs.options import did_you_mean
+from ipivrs.scenario_text import ScenarioError, load
+from ipivrs.statements import Table
+
+DEFAULT = "sapphire-rapids"
+"""The profile that virtual time uses unless it is told another."""
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be used. The message names the file, the line, the field, and what is allowed."""
+
+
+class Cost(Table):
+    """One cost: cycles of the time-stamp counter, where the number comes from, and whether it was fitted."""
+
+    cycles: Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)]
+    source: Annotated[str, Field(min_length=1)]
+    fitted: bool = False
+
+
+@cache
+def cost_names() -> dict[str, tuple[int, str]]:
+    """Every cost that a profile has: the least that it can be, and what it is."""
+    return {name: (least, what) for name, least, what in _core.cost_names()}
+
+
+class Profile(Table):
+    """What acts cost. `hz` are the cycles in a second; `cost` has each of `cost_names()`."""
+
+    title: str = ""
+    hz: Annotated[int, Field(ge=1_000_000, le=10**11, strict=True)]
+    cost: dict[str, Cost]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Profile":
+        known = cost_names()
+        for name, cost in self.cost.items():
+            if name not in known:
+                hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
+                raise PydanticCustomError("cost", "no cost {name}{hint}", {"name": repr(name), "hint": hint})
+            if cost.cycles < known[name][0]:
+                context = {"name": name, "least": known[name][0], "cycles": cost.cycles}
+                raise PydanticCustomError("cost", "{name}.cycles must be {least} or more, not {cycles}", context)
+        if missing := [name for name in known if name not in self.cost]:
+            raise PydanticCustomError("cost", "these costs are missing: {names}", {"names": ", ".join(missing)})
+        return self
+
+    @classmethod
+    def load(cls, path: "str | Path") -> "Profile":
+        """Read a profile from a TOML file.
+
+        Raises:
+            ProfileError: The file, the line, the field, and what is allowed.
+        """
+        try:
+            return load(cls, Path(path))
+        except ScenarioError as error:
+            raise ProfileError(str(error)) from error
+
+    def costs(self) -> str:
+        """The costs as the core reads them, JSON."""
+        return json.dumps({"hz": self.hz} | {name: cost.cycles for name, cost in self.cost.items()})
+
+    def with_cycles(self, cycles: Mapping[str, int]) -> "Profile":
+        """The same with other costs, as whole cycles."""
+        changed = {name: self.cost[name].model_copy(update={"cycles": value}) for name, value in cycles.items()}
+        return self.model_copy(update={"cost": self.cost | changed})
+
+
+def shipped() -> dict[str, Path]:
+    """The files of the shipped profiles, by name."""
+    folder = Path(str(files("ipivrs") / "profiles"))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def find(name: str) -> Profile:
+    """The shipped profile of this name, or the one in this file.
+
+    Raises:
+        ProfileError: There is none, or it has a mistake.
+    """
+    known = shipped()
+    if name in known:
+        return Profile.load(known[name])
+    if not Path(name).exists():
+        hint = did_you_mean(name, list(known)) or f"; shipped are {', '.join(known)}"
+        raise ProfileError(f"no profile {name!r}, and no file of this name{hint}")
+    return Profile.load(name)

@@ -1,0 +1,158 @@
+"""Published measurements, and what virtual time says about the same scenarios."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from ipivrs.options import did_you_mean
+from ipivrs.profiles import Profile, ProfileError
+from ipivrs.scenario import Scenario
+from ipivrs.scenario_text import ScenarioError, load
+from ipivrs.statements import Table
+
+Quantity = Literal["cycles", "time-saved", "time-added", "speed-up", "notifications"]
+"""What was measured: cycles (of each of `per` rounds), a difference to the baseline in percent (of its time, or of its
+rate), or notifications in a second."""
+
+UNITS: dict[Quantity, str] = {
+    "cycles": "cycles",
+    "time-saved": "%",
+    "time-added": "%",
+    "speed-up": "%",
+    "notifications": "per second",
+}
+
+
+class Row(Table):
+    """One measurement: its value, or in words what was published, and the scenario that stands for it.
+
+    `baseline` are the fields, by dotted path, in which the run that it is compared with differs. `fitted` rows are what
+    profiles may be fitted to; all others are predicted.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    measured: float | None = None
+    published: str = ""
+    quantity: Quantity
+    per: Annotated[int, Field(ge=1, strict=True)] = 1
+    fitted: bool = False
+    note: str = ""
+    scenario: Scenario
+    baseline: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Row":
+        if self.measured is None and not self.published:
+            raise PydanticCustomError("row", "give measured (a number) or published (what was published, in words)")
+        compares = self.quantity in {"time-saved", "time-added", "speed-up"}
+        if compares != bool(self.baseline):
+            message = "baseline goes with time-saved, time-added and speed-up, and only with them"
+            raise PydanticCustomError("row", message)
+        self.compared()
+        return self
+
+    def compared(self) -> Scenario:
+        """The scenario of the baseline."""
+        whole = self.scenario.model_dump(by_alias=True)
+        for path, value in self.baseline.items():
+            *way, last = path.split(".")
+            at: Any = whole
+            for step in way:
+                at = at[int(step)] if isinstance(at, list) else at[step]
+            at[last] = value
+        host = whole["host"]
+        return self.scenario.model_copy(update={"host": type(self.scenario.host).model_validate(host)})
+
+
+class Measurements(Table):
+    """Measurements from one source."""
+
+    title: str
+    source: str
+    row: list[Row] = Field(min_length=1)
+
+
+class Comparison(TypedDict):
+    """One row of `ipivrs bench published`. `error` is predicted less measured, in the row's unit."""
+
+    source: str
+    name: str
+    quantity: Quantity
+    unit: str
+    measured: float | None
+    published: str
+    predicted: float
+    error: float | None
+    fitted: bool
+    note: str
+
+
+def shipped() -> dict[str, Path]:
+    """The files of the published measurements, by name."""
+    folder = Path(str(files("ipivrs") / "published"))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def find(name: str) -> Measurements:
+    """The shipped measurements of this name, or those in this file.
+
+    Raises:
+        ProfileError: There are none, or they have a mistake: file, line and field.
+    """
+    known = shipped()
+    if name not in known and not Path(name).exists():
+        hint = did_you_mean(name, list(known)) or f"; shipped are {', '.join(known)}"
+        raise ProfileError(f"no measurements {name!r}, and no file of this name{hint}")
+    try:
+        return load(Measurements, known.get(name, Path(name)))
+    except (ScenarioError, ValidationError) as error:
+        raise ProfileError(str(error)) from error
+
+
+def predict(row: Row, profile: Profile) -> float:
+    """What virtual time says about a row, in the row's unit.
+
+    Raises:
+        ValueError: The row's scenario cannot be run.
+    """
+    result = row.scenario.run(engine="virtual-time", profile=profile)
+    cycles = result.cycles or 0
+    if row.quantity == "cycles":
+        return cycles / row.per
+    if row.quantity == "notifications":
+        return result.notifications["sent"] / result.seconds
+    before = row.compared().run(engine="virtual-time", profile=profile).cycles or 0
+    if row.quantity == "speed-up":
+        return 100 * (before / cycles - 1)
+    saved = 100 * (1 - cycles / before)
+    return saved if row.quantity == "time-saved" else -saved
+
+
+def compare(measurements: Measurements, profile: Profile) -> list[Comparison]:
+    """All rows beside what virtual time says.
+
+    Raises:
+        ValueError: A row's scenario cannot be run.
+    """
+    rows: list[Comparison] = []
+    for row in measurements.row:
+        predicted = predict(row, profile)
+        error = None if row.measured is None else predicted - row.measured
+        rows.append(
+            {
+                "source": measurements.source,
+                "name": row.name,
+                "quantity": row.quantity,
+                "unit": UNITS[row.quantity],
+                "measured": row.measured,
+                "published": row.published,
+                "predicted": predicted,
+                "error": error,
+                "fitted": row.fitted,
+                "note": row.note,
+            }
+        )
+    return rows

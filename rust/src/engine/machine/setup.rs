@@ -1,0 +1,91 @@
+//! What is made of a machine's description before anything runs, whichever engine runs it.
+
+use super::config::{Guest, MachineConfig, MachineError};
+use super::runner::Runner;
+use crate::arch::apic_register::{SVR_ENABLED, XApicLdr};
+use crate::arch::{ApicMode, ApicRegister};
+use crate::guest::{Cursor, GuestMemory, MOST_CALLERS, Program};
+use crate::hypervisor::{MpState, Slot, Task, Vcpu, Vm};
+use crate::memory::{PhysicalMemory, Word};
+use crate::processor::VirtualApic;
+
+/// Bytes of physical memory that a machine takes.
+pub(in crate::engine) fn memory_bytes<W: Word>(config: &MachineConfig) -> u64 {
+    let guest = |guest: &Guest| {
+        let (signals, calls) = guest_memory_needs(guest);
+        guest.config.memory_bytes() + GuestMemory::<W>::bytes(guest.capacity(), signals, calls)
+    };
+    config.guests.iter().map(guest).sum::<u64>() + (u64::from(config.pcpus) + 2) * 256
+}
+
+fn guest_memory_needs(guest: &Guest) -> (u32, bool) {
+    let programs = &guest.code.programs;
+    (programs.iter().map(Program::signals).max().unwrap_or(0), programs.iter().any(Program::calls))
+}
+
+/// The memory that a guest's programs share.
+///
+/// # Errors
+/// More vCPUs than can call each other, or a memory that is too small.
+pub(in crate::engine) fn guest_memory<'m, W: Word>(
+    memory: &'m PhysicalMemory<W>,
+    guest: &Guest,
+    vm: u32,
+) -> Result<GuestMemory<'m, W>, MachineError> {
+    let (signals, calls) = guest_memory_needs(guest);
+    if calls && guest.capacity() > MOST_CALLERS {
+        return Err(MachineError::TooManyCallers { vm, most: MOST_CALLERS });
+    }
+    Ok(GuestMemory::new(memory, vm, guest.capacity(), signals, calls)?)
+}
+
+/// Programs and devices that end by themselves.
+pub(in crate::engine) fn finite(config: &MachineConfig) -> usize {
+    let programs = config.guests.iter().flat_map(|guest| {
+        let present = guest.config.apic_ids.len();
+        let mains = guest.code.main.iter().take(present);
+        mains.filter_map(|&main| guest.code.programs.get(main as usize))
+    });
+    programs.filter(|program| !program.endless() && !program.is_empty()).count()
+        + config.devices.iter().filter(|device| device.posts.is_some()).count()
+}
+
+/// Whether a vCPU's own program ends by itself.
+pub(in crate::engine) fn ends(guest: &Guest, vcpu: u32) -> bool {
+    let code = &guest.code;
+    let main = code.main.get(vcpu as usize).and_then(|&main| code.programs.get(main as usize));
+    main.is_some_and(|program| !program.endless() && !program.is_empty())
+}
+
+/// A vCPU as a guest's kernel has left it after its boot, and how others see it. None: its memory is not there.
+pub(in crate::engine) fn boot<'m, W: Word>(
+    memory: &'m PhysicalMemory<W>,
+    vm: &Vm,
+    guest: &Guest,
+    vcpu: Vcpu,
+    slot: u32,
+    seed: u64,
+) -> Option<(Slot<'m, W>, Runner)> {
+    let number = vcpu.vcpu();
+    let vmcs = &vcpu.vp().vmcs;
+    if let Some(page) = memory.page(vmcs.virtual_apic) {
+        let apic = VirtualApic::new(page);
+        apic.set(ApicRegister::SVR, SVR_ENABLED);
+        if vcpu.mode() != ApicMode::X2Apic {
+            // The flat model, as Linux sets it up; it has eight members.
+            let logical_id = 1u8.checked_shl(number).unwrap_or(0);
+            apic.set(ApicRegister::LDR, XApicLdr::new().with_logical_id(logical_id).into_bits());
+        }
+        vcpu.publish_identity(memory, vm);
+    }
+    let (pid, words) = (memory.descriptor(vmcs.descriptor)?, vm.vcpu_words(memory, number)?);
+    // On no pCPU yet.
+    words.set_pcpu(u32::MAX);
+    let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(slot);
+    let mut task = Task::new(slot, vm.vm, vcpu);
+    if guest.wait_for_sipi && number > 0 {
+        task.mp_state = MpState::InitReceived;
+    }
+    let runner = Runner::new(task, Cursor::new(&guest.code, number, seed));
+    Some((Slot { vm: vm.vm, vcpu: number, pid, words }, runner))
+}

@@ -1,0 +1,60 @@
+//! The end of a run: its books.
+
+use super::simulation::{End, Simulation, VirtualRun};
+use crate::engine::machine::verdict::{lost_wakeup, settle, stall};
+use crate::engine::machine::{MachineRun, Runner, VmResult};
+use crate::hypervisor::Inhibits;
+use std::time::Duration;
+
+impl Simulation<'_, '_> {
+    /// Closes the books.
+    pub(super) fn close(mut self, end: &End) -> VirtualRun {
+        let mut runners: Vec<Runner> = Vec::new();
+        for pcpu in &mut self.pcpus {
+            runners.extend(pcpu.runner.take().into_iter().chain(pcpu.queue.drain(..)).map(|runner| *runner));
+        }
+        runners.extend(self.beds.iter_mut().filter_map(Option::take).map(|runner| *runner));
+        runners.sort_by_key(|runner| runner.task.slot);
+        let mut account = std::mem::take(&mut self.account);
+        let mut violations = std::mem::take(&mut account.violations);
+        let complete = matches!(end, End::Complete);
+        if let End::Lost(lost) = end {
+            violations.push(lost_wakeup(&self, lost, &runners));
+        }
+        let (pending, wrong) = settle(&self, &mut account, &runners, complete, true);
+        violations.extend(wrong);
+        if complete && violations.is_empty() && self.vms.iter().any(|vm| !vm.spinners.is_empty()) {
+            violations.push(stall(&self, &runners));
+        }
+        // Where nothing ends, the run is over when it is told so, or when nothing is left to do.
+        let cycles = if self.finished_at > 0 { self.finished_at } else { self.now };
+        let machine = MachineRun {
+            account,
+            pending,
+            unfinished: self.unfinished,
+            vms: self.vm_results(),
+            violations,
+            elapsed: duration(cycles, self.costs.hz),
+            partial: matches!(end, End::Interrupted),
+        };
+        VirtualRun { machine, cycles, latencies: self.stopwatch.into_latencies(), log: self.log }
+    }
+
+    fn vm_results(&self) -> Vec<VmResult> {
+        let result = |vm: &super::simulation::VmState<'_>| VmResult {
+            vcpus: vm.vcpus,
+            table: vm.vm.table_size(),
+            last_index: vm.vm.last_pid_index,
+            ipi_virtualization: vm.vm.apicv.ipiv_usable(),
+            apicv: vm.vm.apicv.active,
+            inhibits: vm.vm.inhibits(self.memory).map(Inhibits::reasons).unwrap_or_default(),
+        };
+        self.vms.iter().map(result).collect()
+    }
+}
+
+/// So many cycles, at so many in a second.
+fn duration(cycles: u64, hz: u64) -> Duration {
+    let nanoseconds = u128::from(cycles % hz) * 1_000_000_000 / u128::from(hz);
+    Duration::new(cycles / hz, nanoseconds as u32)
+}

@@ -1,0 +1,65 @@
+//! A device that posts interrupts through the IOMMU.
+//!
+//! Intel VT-d, "Interrupt Posting" 5.2.3: the acts are those of IPI virtualization; an urgent interrupt does not ask SN.
+
+use super::latency::Class;
+use super::simulation::Simulation;
+use crate::arch::NotificationDestination;
+use crate::engine::machine::verdict::Directory;
+use crate::processor::{Notice, descriptor};
+
+/// Cycles of a spin between two posts: on threads it stands for so many, as in a guest's computation.
+const SPIN: u64 = 43;
+
+/// How far a device has come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DeviceState {
+    posted: u64,
+}
+
+impl Simulation<'_, '_> {
+    /// The next post of a device.
+    pub(super) fn device(&mut self, number: u32) {
+        let config = self.config;
+        let Some(device) = config.devices.get(number as usize) else { return };
+        let turn = self.devices[number as usize].posted;
+        if device.posts.is_some_and(|posts| turn >= posts) {
+            self.unfinished -= 1;
+            self.finished_at = self.finished_at.max(self.now);
+            return;
+        }
+        if self.stopping {
+            self.unfinished -= usize::from(device.posts.is_some());
+            return;
+        }
+        self.devices[number as usize].posted += 1;
+        let next = self.now + u64::from(device.gap) * SPIN + u64::from(self.costs.instruction);
+        self.post(device, turn);
+        self.calendar.set(self.current, next);
+    }
+
+    fn post(&mut self, device: &crate::engine::machine::Device, turn: u64) {
+        let Some(vm) = self.vms.get(device.vm as usize) else { return };
+        let vcpu = device.vcpu.unwrap_or((turn % u64::from(vm.vcpus.max(1))) as u32);
+        let vector = device.vectors.get(turn as usize % device.vectors.len().max(1)).copied().unwrap_or(0x40);
+        let to = vm.first_slot + vcpu;
+        let Some(slot) = Directory::slot(self, to) else { return };
+        let coalesced = descriptor::post_request(slot.pid, vector);
+        let notice = if device.urgent {
+            descriptor::post_urgent_notification(slot.pid)
+        } else {
+            descriptor::post_notification(slot.pid)
+        };
+        self.account.counts.device_posts += 1;
+        self.account.posted(to, vector, coalesced);
+        self.account.noticed(notice);
+        self.posted_for(to, vector, Class::Device, self.now);
+        if let Notice::Due(due) = notice {
+            let pcpu = NotificationDestination::from_bits(due.destination).decode(self.config.host_apic);
+            if !self.send_interrupt(pcpu, due.vector) {
+                let message = format!("a device's notification went to NDST {:X}H, which is no pCPU", due.destination);
+                self.account.violation("notification-to-nobody", to, message);
+            }
+        }
+    }
+}

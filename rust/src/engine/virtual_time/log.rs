@@ -1,0 +1,50 @@
+//! The event log: what happened when, the first events of a run.
+
+use crate::engine::machine::What;
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// When, in cycles.
+    pub time: u64,
+    /// On which pCPU.
+    pub pcpu: u32,
+    /// To which vCPU, by slot.
+    pub vcpu: u32,
+    /// What.
+    pub what: What,
+    /// Vector, if there is one.
+    pub vector: u8,
+    /// The other vCPU's slot, if there is one.
+    pub other: u32,
+}
+
+/// Events up to a number of them.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    events: Vec<Logged>,
+    most: usize,
+    /// Events that came after the log was full.
+    pub more: u64,
+}
+
+impl Log {
+    pub(super) const fn new(most: usize) -> Self {
+        Self { events: Vec::new(), most, more: 0 }
+    }
+
+    #[inline]
+    pub(super) fn note(&mut self, event: Logged) {
+        if self.events.len() < self.most {
+            self.events.push(event);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// The events, in the order in which they were acted on.
+    #[must_use]
+    pub fn events(&self) -> &[Logged] {
+        &self.events
+    }
+}

@@ -1,0 +1,30 @@
+//! The virtual-time engine: a machine as a deterministic simulation of events, with a cost in cycles for every act.
+//!
+//! One thread runs everything. Each pCPU has a clock; the one whose next act is earliest acts, and may go on while
+//! nobody else could act before it (`calendar` has the order, which is total: the same seed gives the same events on
+//! any machine). What acts do is the code that all engines share; here are the scheduler (`pcpu`), the time in a guest
+//! (`guest`), devices (`device`), and what each act costs ([`Costs`]).
+//!
+//! What happens within one act happens at its beginning, in the order of the code; an act is a stretch of KVM's code
+//! with interrupts off, or one instruction of a guest. So interrupts find a vCPU in its guest, on its way out of it, in
+//! root mode or on its way in, but two stretches of KVM's code do not interleave step by step: that is what the explorer
+//! is for.
+
+mod calendar;
+mod close;
+mod costs;
+mod device;
+mod guest;
+mod host;
+mod latency;
+mod log;
+mod pcpu;
+mod simulation;
+
+pub use costs::{Costs, CostsError};
+pub use latency::{Class, Latencies};
+pub use log::{Log, Logged};
+pub use simulation::{Options, VirtualRun, run};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,458 @@
+//! A machine in virtual time: what it is made of, and whose turn it is.
+
+use super::calendar::{Arrival, Calendar, NEVER};
+use super::costs::Costs;
+use super::device::DeviceState;
+use super::latency::{Class, Latencies, Stopwatch};
+use super::log::{Log, Logged};
+use super::pcpu::{Pcpu, Phase};
+use crate::engine::machine::setup::{boot, finite, guest_memory, memory_bytes};
+use crate::engine::machine::verdict::{Directory, Lost, asleep_with_interrupt};
+use crate::engine::machine::{Guest, MachineConfig, MachineError, MachineRun, Runner, What};
+use crate::guest::GuestMemory;
+use crate::hypervisor::policy::HostVector;
+use crate::hypervisor::{Slot, Vcpu, Vm};
+use crate::memory::{Owner, PhysicalMemory};
+use crate::processor::{LocalApic, local_apic};
+use crate::record::Account;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use rustc_hash::FxHashMap;
+use std::cell::Cell;
+
+pub(super) type Memory = PhysicalMemory<Cell<u64>>;
+
+/// Turns between two questions whether to go on.
+const TURNS: u32 = 1 << 14;
+/// Cycles between two looks of the clock that adds vCPUs and looks for lost wake-ups.
+const TICK: u64 = 5_000_000;
+
+/// No actor.
+const NOBODY: u32 = u32::MAX;
+
+/// How a run goes.
+pub struct Options<'a> {
+    /// What acts cost.
+    pub costs: &'a Costs,
+    /// After so many cycles endless loops end; a run without endless loops may end earlier.
+    pub cycles: Option<u64>,
+    /// Events that are logged.
+    pub log: usize,
+    /// Asked some times a second; when it says no the run stops where it is.
+    pub keep_going: &'a mut dyn FnMut() -> bool,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct VirtualRun {
+    /// What came of the machine; its time is the simulated one.
+    pub machine: MachineRun,
+    /// Cycles until the last program that ends was at its end, or the run was.
+    pub cycles: u64,
+    /// How long interrupts took.
+    pub latencies: Latencies,
+    /// What happened when.
+    pub log: Log,
+}
+
+/// A VM.
+pub(super) struct VmState<'m> {
+    pub(super) vm: &'m Vm,
+    pub(super) guest: &'m Guest,
+    pub(super) memory: GuestMemory<'m, Cell<u64>>,
+    pub(super) first_slot: u32,
+    /// vCPUs that it has now.
+    pub(super) vcpus: u32,
+    /// pCPUs whose guests spin.
+    pub(super) spinners: Vec<u32>,
+}
+
+/// Where a vCPU is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whereabouts {
+    OnPcpu(u32),
+    Queued,
+    Asleep,
+}
+
+pub(super) struct Simulation<'m, 'o> {
+    pub(super) memory: &'m Memory,
+    pub(super) config: &'m MachineConfig,
+    pub(super) costs: &'o Costs,
+    pub(super) vms: Vec<VmState<'m>>,
+    pub(super) slots: Vec<Option<Slot<'m, Cell<u64>>>>,
+    pub(super) pcpus: Vec<Pcpu<'m>>,
+    pub(super) devices: Vec<DeviceState>,
+    /// vCPUs that sleep.
+    pub(super) beds: Vec<Option<Box<Runner>>>,
+    pub(super) whereabouts: Vec<Whereabouts>,
+    /// How long each vCPU's pCPU polls before it sleeps, in cycles.
+    pub(super) polls: Vec<u32>,
+    pub(super) idle: usize,
+    /// vCPUs in queues.
+    pub(super) queued: usize,
+    pub(super) calendar: Calendar,
+    pub(super) account: Account,
+    pub(super) stopwatch: Stopwatch,
+    pub(super) log: Log,
+    pub(super) random: Xoshiro256PlusPlus,
+    /// The pCPU that acts.
+    pub(super) current: u32,
+    /// Its clock.
+    pub(super) now: u64,
+    /// Its act may begin before this.
+    pub(super) limit: u64,
+    /// The wakeup list that is walked, and how far.
+    pub(super) listing: Option<usize>,
+    pub(super) unfinished: usize,
+    pub(super) finished_at: u64,
+    pub(super) stopping: bool,
+    pub(super) broken: bool,
+    added: u32,
+    /// vCPUs that were seen asleep with an interrupt: which sleep.
+    suspects: FxHashMap<u32, usize>,
+}
+
+/// Why a run ended.
+pub(super) enum End {
+    Complete,
+    Interrupted,
+    Lost(Lost),
+    Broken,
+}
+
+impl<'m> Directory<'m> for Simulation<'m, '_> {
+    type W = Cell<u64>;
+
+    fn memory(&self) -> &'m Memory {
+        self.memory
+    }
+
+    fn slot(&self, slot: u32) -> Option<Slot<'m, Cell<u64>>> {
+        self.slots.get(slot as usize).copied().flatten()
+    }
+
+    fn vms(&self) -> usize {
+        self.vms.len()
+    }
+}
+
+/// Runs a machine.
+///
+/// # Errors
+/// An impossible VM.
+pub fn run(config: &MachineConfig, options: Options<'_>) -> Result<VirtualRun, MachineError> {
+    let memory = Memory::new(memory_bytes::<Cell<u64>>(config));
+    let mut made = Vec::with_capacity(config.guests.len());
+    for (vm, guest) in (0..).zip(&config.guests) {
+        made.push(Vm::create(&memory, &guest.config).map_err(|error| MachineError::Vm { vm, error })?);
+    }
+    let (vms, vcpus): (Vec<Vm>, Vec<Vec<Vcpu>>) = made.into_iter().unzip();
+    let mut simulation = Simulation::new(&memory, config, &vms, &options)?;
+    let mut place = 0;
+    for (vm, vcpus) in vcpus.into_iter().enumerate() {
+        for vcpu in vcpus {
+            simulation.start(vm, vcpu, place % config.pcpus.max(1));
+            place += 1;
+        }
+    }
+    let Options { cycles, keep_going, .. } = options;
+    let end = simulation.run(cycles, keep_going);
+    Ok(simulation.close(&end))
+}
+
+impl<'m, 'o> Simulation<'m, 'o> {
+    fn new(
+        memory: &'m Memory,
+        config: &'m MachineConfig,
+        vms: &'m [Vm],
+        options: &Options<'o>,
+    ) -> Result<Self, MachineError> {
+        let mut pcpus = Vec::with_capacity(config.pcpus as usize);
+        for pcpu in 0..config.pcpus {
+            let address = memory.allocate(Owner::LocalApic { pcpu }, 64, 64)?;
+            pcpus.extend(memory.line(address).map(|line| Pcpu::new(LocalApic::new(line))));
+        }
+        let mut first_slot = 0;
+        let mut states = Vec::with_capacity(vms.len());
+        for (number, (vm, guest)) in (0..).zip(vms.iter().zip(&config.guests)) {
+            states.push(VmState {
+                vm,
+                guest,
+                memory: guest_memory(memory, guest, number)?,
+                first_slot,
+                vcpus: guest.config.apic_ids.len() as u32,
+                spinners: Vec::new(),
+            });
+            first_slot += guest.capacity();
+        }
+        let slots = first_slot as usize;
+        let mut calendar = Calendar::new(pcpus.len() + config.devices.len() + 1);
+        for device in 0..config.devices.len() {
+            calendar.set((pcpus.len() + device) as u32, 0);
+        }
+        calendar.set((pcpus.len() + config.devices.len()) as u32, TICK);
+        Ok(Self {
+            memory,
+            config,
+            costs: options.costs,
+            vms: states,
+            slots: vec![None; slots],
+            idle: pcpus.len(),
+            queued: 0,
+            pcpus,
+            devices: vec![DeviceState::default(); config.devices.len()],
+            beds: (0..slots).map(|_| None).collect(),
+            whereabouts: vec![Whereabouts::Queued; slots],
+            polls: vec![0; slots],
+            calendar,
+            account: Account::new(slots),
+            stopwatch: Stopwatch::new(slots).map_err(|_| MachineError::Histogram)?,
+            log: Log::new(options.log),
+            random: Xoshiro256PlusPlus::seed_from_u64(config.seed),
+            current: NOBODY,
+            now: 0,
+            limit: 0,
+            listing: None,
+            unfinished: finite(config),
+            finished_at: 0,
+            stopping: false,
+            broken: false,
+            added: 0,
+            suspects: FxHashMap::default(),
+        })
+    }
+
+    /// Makes a vCPU known and lets it run.
+    fn start(&mut self, vm: usize, vcpu: Vcpu, pcpu: u32) {
+        let Some(of) = self.vms.get(vm) else { return };
+        let slot = of.first_slot + vcpu.vcpu();
+        if let Some((known, runner)) = boot(self.memory, of.vm, of.guest, vcpu, slot, self.config.seed)
+            && let Some(place) = self.slots.get_mut(slot as usize)
+        {
+            *place = Some(known);
+            self.enqueue(pcpu, Box::new(runner), 0);
+        }
+    }
+
+    fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut() -> bool) -> End {
+        let ends = self.config.ends();
+        let (first_device, clock) = (self.pcpus.len() as u32, (self.pcpus.len() + self.devices.len()) as u32);
+        let time_limit = cycles.unwrap_or(NEVER);
+        // Asked before the first turn too.
+        let mut turns = TURNS;
+        loop {
+            if turns >= TURNS {
+                turns = 0;
+                if !keep_going() {
+                    return End::Interrupted;
+                }
+            }
+            let (time, arrival) = (self.calendar.first_time(), self.calendar.arrival_time());
+            if self.broken {
+                return End::Broken;
+            }
+            if !self.stopping && time.min(arrival) >= time_limit {
+                (self.stopping, self.finished_at) = (true, time_limit);
+            }
+            self.stopping |= ends && self.unfinished == 0;
+            if arrival <= time {
+                match self.calendar.arrive() {
+                    Some(arrival) => self.arrived(arrival),
+                    None => return End::Complete,
+                }
+                continue;
+            }
+            let actor = self.calendar.first();
+            if actor == clock {
+                if self.calendar_has_only_the_clock() {
+                    return End::Complete;
+                }
+                if let Some(lost) = self.tick(time) {
+                    return End::Lost(lost);
+                }
+                self.calendar.set(clock, time + TICK);
+                continue;
+            }
+            (self.current, self.now) = (actor, time);
+            self.calendar.set(actor, NEVER);
+            let (next, next_time) = (self.calendar.first(), self.calendar.first_time());
+            self.limit = arrival.min(next_time.saturating_add(u64::from(actor < next)));
+            if self.stopping {
+                // Whoever waits for the end sees it.
+                self.limit = self.limit.min(time + TICK);
+            } else {
+                self.limit = self.limit.min(time_limit);
+            }
+            if actor >= first_device {
+                self.device(actor - first_device);
+            } else {
+                self.turn();
+            }
+            turns += 1;
+        }
+    }
+
+    /// Nobody but the clock would ever act.
+    fn calendar_has_only_the_clock(&self) -> bool {
+        let actors = self.pcpus.len() + self.devices.len();
+        (0..actors as u32).all(|actor| self.calendar.time(actor) == NEVER)
+    }
+
+    /// Adds a vCPU to the first VM, where there are some to be added; finds vCPUs that sleep for ever.
+    fn tick(&mut self, time: u64) -> Option<Lost> {
+        (self.current, self.now) = (NOBODY, time);
+        if self.added < self.config.chaos.hot_add && !self.stopping {
+            self.hot_add();
+        }
+        for slot in 0..self.beds.len() as u32 {
+            let found = self.beds[slot as usize].as_deref().and_then(|runner| asleep_with_interrupt(self, runner));
+            let Some(lost) = found.filter(|lost| !self.on_its_way(lost)) else {
+                if !self.suspects.is_empty() {
+                    self.suspects.remove(&slot);
+                }
+                continue;
+            };
+            if self.suspects.insert(slot, lost.sleep) == Some(lost.sleep) {
+                return Some(lost);
+            }
+        }
+        None
+    }
+
+    /// A wakeup interrupt will look at it.
+    fn on_its_way(&self, lost: &Lost) -> bool {
+        let vector = HostVector::Wakeup.vector();
+        lost.listed_on.is_some_and(|pcpu| {
+            self.calendar.under_way(pcpu, vector)
+                || self.pcpus.get(pcpu as usize).is_some_and(|at| local_apic::requested(at.local.requests(), vector))
+        })
+    }
+
+    fn hot_add(&mut self) {
+        let Some(vm) = self.vms.first() else { return };
+        let number = vm.vcpus;
+        let Ok(vcpu) = vm.vm.add_vcpu(self.memory, number, number, vm.guest.config.mode) else { return };
+        self.added += 1;
+        self.start(0, vcpu, number % self.config.pcpus.max(1));
+        if let Some(vm) = self.vms.first_mut() {
+            vm.vcpus = number + 1;
+        }
+    }
+
+    /// Time passes for the pCPU that acts.
+    #[inline]
+    pub(super) fn spend(&mut self, cycles: u32) {
+        self.now += u64::from(cycles);
+    }
+
+    /// A pCPU acts at `time`, or earlier if it would anyway; or as soon as it has done what it is busy with.
+    #[inline]
+    pub(super) fn act_by(&mut self, actor: u32, time: u64) {
+        let time = self.pcpus.get(actor as usize).map_or(time, |pcpu| time.max(pcpu.clock));
+        if actor != self.current && time < self.calendar.time(actor) {
+            self.calendar.set(actor, time);
+            self.limit = self.limit.min(time.saturating_add(u64::from(self.current < actor)));
+        }
+    }
+
+    /// A physical interrupt to the local APIC of a pCPU. Returns whether there is such a pCPU.
+    pub(super) fn send_interrupt(&mut self, pcpu: u32, vector: u8) -> bool {
+        if pcpu as usize >= self.pcpus.len() {
+            return false;
+        }
+        if pcpu == self.current {
+            self.request(pcpu, vector);
+            return true;
+        }
+        let time = self.now + u64::from(self.costs.notification_flight);
+        self.calendar.send(Arrival { time, pcpu, vector });
+        self.limit = self.limit.min(time);
+        true
+    }
+
+    fn request(&mut self, pcpu: u32, vector: u8) {
+        let at = &mut self.pcpus[pcpu as usize];
+        local_apic::request(at.local.requests(), vector);
+        at.attention = true;
+    }
+
+    /// An interrupt reaches a local APIC.
+    fn arrived(&mut self, Arrival { time, pcpu, vector }: Arrival) {
+        self.request(pcpu, vector);
+        self.current = NOBODY;
+        // Elsewhere it is looked at when the stretch of code that is under way is over.
+        if matches!(self.pcpus[pcpu as usize].phase, Phase::Guest | Phase::Idle | Phase::Poll { .. }) {
+            self.act_by(pcpu, time);
+        }
+    }
+
+    /// Puts a vCPU that can run into a queue. `delay`: until an idle pCPU runs it.
+    pub(super) fn enqueue(&mut self, pcpu: u32, runner: Box<Runner>, delay: u32) {
+        let at = pcpu as usize % self.pcpus.len().max(1);
+        self.whereabouts[runner.task.slot as usize] = Whereabouts::Queued;
+        let Some(mine) = self.pcpus.get_mut(at) else { return };
+        mine.queue.push_back(runner);
+        self.queued += 1;
+        let (idle, slice_end) = (mine.phase == Phase::Idle, mine.slice_end);
+        let soon = self.now + u64::from(delay);
+        if idle {
+            self.act_by(at as u32, soon);
+            return;
+        }
+        // Who runs there shares from now on.
+        self.act_by(at as u32, slice_end.max(self.now));
+        if self.idle > 0 {
+            let count = self.pcpus.len();
+            let other = (1..count).map(|i| (at + i) % count).find(|&other| self.pcpus[other].phase == Phase::Idle);
+            if let Some(other) = other {
+                self.act_by(other as u32, soon);
+            }
+        }
+    }
+
+    /// What a vCPU does, for its trail and the log.
+    #[inline]
+    pub(super) fn note_event(&mut self, runner: &mut Runner, what: What, vector: u8, other: u32) {
+        runner.trail.note(what, vector, other);
+        self.log.note(Logged { time: self.now, pcpu: self.current, vcpu: runner.task.slot, what, vector, other });
+    }
+
+    /// One in `n`.
+    pub(super) fn chance(&mut self, n: u64) -> bool {
+        self.random.next_u64().is_multiple_of(n)
+    }
+
+    /// An interrupt is posted for a vCPU: one that polls for it sees it.
+    #[inline]
+    pub(super) fn posted_for(&mut self, slot: u32, vector: u8, class: Class, time: u64) {
+        self.stopwatch.sent(slot, vector, class, time);
+        self.seen_by_poller(slot);
+    }
+
+    /// Something of a vCPU changes that its pCPU looks at while it polls.
+    #[inline]
+    pub(super) fn seen_by_poller(&mut self, slot: u32) {
+        if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get(slot as usize)
+            && let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase
+        {
+            let seen = self.now + u64::from(self.costs.line_transfer);
+            self.act_by(pcpu, next_round(since, seen, self.costs.halt_poll_spin));
+        }
+    }
+
+    /// The class of an interrupt that the processor posts for a vCPU now.
+    #[inline]
+    pub(super) fn class_of(&self, slot: u32) -> Class {
+        match self.whereabouts.get(slot as usize) {
+            Some(Whereabouts::Asleep) => Class::Blocked,
+            Some(Whereabouts::Queued) => Class::Preempted,
+            _ => Class::Running,
+        }
+    }
+}
+
+/// When a loop that began at `since` and takes `round` cycles begins anew after `time`.
+pub(super) fn next_round(since: u64, time: u64, round: u32) -> u64 {
+    since + time.saturating_sub(since).next_multiple_of(u64::from(round))
+}

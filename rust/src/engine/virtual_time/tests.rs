@@ -1,0 +1,280 @@
+//! Machines in virtual time.
+
+use super::*;
+use crate::engine::machine::{Chaos, Device, Guest, MachineConfig, What};
+use crate::hypervisor::VmConfig;
+use crate::hypervisor::policy::Policy;
+use crate::record::Fate;
+use crate::scenario::Scenario;
+use serde_json::{Value, json};
+
+const KVM: &str = include_str!("../../../../python/ipivrs/policies/kvm.policy");
+const KVM_5_14: &str = include_str!("../../../../python/ipivrs/policies/kvm-5.14.policy");
+const SN_IN_HOST: &str = include_str!("../../../../python/ipivrs/policies/kvm-sn-in-host.policy");
+const PRE_IPIV: &str = include_str!("../../../../python/ipivrs/policies/kvm-pre-ipiv.policy");
+
+/// Each cost a prime of its own, so that a sum of them tells what is in it.
+fn costs() -> Costs {
+    Costs::from_json(
+        &json!({
+            "hz": 1_000_000_000,
+            "instruction": 2, "spin": 3, "line_transfer": 101, "msr_write": 41, "mmio_write": 331, "post": 53,
+            "delivery": 211, "interrupt_return": 59, "notification_flight": 1009, "notification_processing": 307,
+            "vm_exit": 503, "vm_entry": 509, "exit_msr_icr": 173, "exit_apic_write": 811, "exit_apic_access": 1511,
+            "exit_msr": 401, "exit_hlt": 409, "exit_interrupt": 419, "exit_other": 421, "host_interrupt": 601,
+            "host_ipi": 103, "policy_look": 5, "policy_locked": 19, "context_switch": 1201, "wake": 907,
+            "idle_exit": 1301, "halt_poll": 200_000, "halt_poll_start": 10_000, "halt_poll_spin": 61,
+            "time_slice_unit": 1000
+        })
+        .to_string(),
+    )
+    .unwrap()
+}
+
+fn machine(vm: &Value, host: &Value, policy: &str) -> MachineConfig {
+    let mut whole = json!({
+        "vcpus": 2, "apic": "x2apic", "max_vcpu_ids": null, "last_index": null, "assigned_device": false,
+        "wait_for_sipi": false, "workload": null, "group": [], "handler": []
+    });
+    let mut of_host = json!({"pcpus": 2, "time_slice": 500, "apic": "x2apic", "enable_apicv": true, "enable_ipiv": true,
+        "apic_id_rewrite": "inhibit"});
+    for (into, from) in [(&mut whole, vm), (&mut of_host, host)] {
+        for (key, value) in from.as_object().unwrap() {
+            into[key] = value.clone();
+        }
+    }
+    let scenario = json!({
+        "seed": 1,
+        "processor": {"model": "sapphire-rapids", "pinbased_ctls": null, "procbased_ctls": null,
+            "procbased_ctls2": null, "procbased_ctls3": null, "max_phys_addr_bits": null},
+        "host": of_host,
+        "chaos": {"preempt": false, "migrate": false, "toggle_apicv": false, "hot_add": 0},
+        "vm": [whole],
+        "device": []
+    });
+    Scenario::from_json(&scenario.to_string()).unwrap().machine(Policy::parse(policy).unwrap()).unwrap()
+}
+
+fn run_with(config: &MachineConfig, costs: &Costs, cycles: Option<u64>) -> VirtualRun {
+    run(config, Options { costs, cycles, log: 1 << 16, keep_going: &mut || true }).unwrap()
+}
+
+fn fine(config: &MachineConfig, cycles: Option<u64>) -> VirtualRun {
+    let run = run_with(config, &costs(), cycles);
+    assert!(run.machine.violations.is_empty(), "{:#?}", run.machine.violations);
+    let (account, pending) = (&run.machine.account, run.machine.pending);
+    let counts = account.counts;
+    assert_eq!(account.posts(), counts.delivered + counts.coalesced + counts.discarded + pending);
+    run
+}
+
+fn fate(run: &VirtualRun, fate: Fate) -> u64 {
+    run.machine.account.counts.fates[usize::from(fate.code())]
+}
+
+fn ping(rounds: u64) -> Value {
+    json!({"workload": {"name": "ping", "rounds": rounds, "vector": 0xE0}})
+}
+
+/// What a ping costs is the sum of its acts, whichever way its interrupt goes.
+#[test]
+fn a_ping_is_the_sum_of_its_acts() {
+    const ROUNDS: u64 = 1000;
+    let cost = costs();
+    let sum = |costs: &[u32]| costs.iter().copied().map(u64::from).sum::<u64>();
+    let run = fine(&machine(&ping(ROUNDS), &json!({}), KVM), None);
+    assert_eq!((fate(&run, Fate::Virtualized), run.machine.account.counts.delivered), (ROUNDS, ROUNDS));
+    let sent = sum(&[cost.msr_write, cost.post, cost.notification_flight]);
+    let taken = sum(&[cost.notification_processing, cost.delivery]);
+    let latency = run.latencies.of(Class::Running);
+    assert_eq!((latency.len(), latency.min(), latency.max()), (ROUNDS, sent + taken, sent + taken));
+    // The handler counts the signal; the sender sees it, and goes round its loop.
+    let round = sent + taken + sum(&[cost.instruction, cost.line_transfer]);
+    let each = run.cycles / ROUNDS;
+    assert!((round..round + 3 * sum(&[cost.instruction, cost.spin])).contains(&each), "{each} cycles, not {round}");
+
+    let run = fine(&machine(&ping(ROUNDS), &json!({"enable_ipiv": false}), KVM), None);
+    assert_eq!((fate(&run, Fate::Exited), run.machine.account.counts.software_posts), (ROUNDS, ROUNDS));
+    let exits = sum(&[cost.msr_write, cost.vm_exit, cost.exit_msr_icr, cost.host_ipi, cost.notification_flight]);
+    let least = run.latencies.of(Class::Exited).min();
+    let policy = 10 * u64::from(cost.policy_locked);
+    assert!((exits + taken..exits + taken + policy).contains(&least), "{least} cycles, not {}", exits + taken);
+}
+
+/// The receiver's computation takes as long as it says, and the handler's time on top.
+#[test]
+fn an_interrupted_computation_is_resumed() {
+    let vm = |interrupted: bool| {
+        let send = json!({"op": "send", "vector": 0x41, "to": {"vcpu": 1}, "mode": "fixed", "logical": false});
+        let sender = if interrupted { json!([{"op": "compute", "cycles": 50_000}, send]) } else { json!([]) };
+        json!({"group": [{"vcpus": [0], "program": sender},
+                         {"vcpus": [1], "program": [{"op": "compute", "cycles": 200_000}]}],
+               "handler": [{"vector": 0x41, "program": [{"op": "compute", "cycles": 7000}, {"op": "eoi"}]}]})
+    };
+    let alone = fine(&machine(&vm(false), &json!({}), KVM), None);
+    let both = fine(&machine(&vm(true), &json!({}), KVM), None);
+    assert_eq!(both.machine.account.counts.delivered, 1);
+    let cost = costs();
+    let handler = cost.notification_processing + cost.delivery + 7000 + cost.msr_write + cost.interrupt_return;
+    assert_eq!(both.cycles - alone.cycles, u64::from(handler));
+}
+
+fn storm(vcpus: u32, rounds: impl Into<Option<u64>>, modes: bool) -> Value {
+    let rounds: Option<u64> = rounds.into();
+    let workload = json!({"name": "storm", "rounds": rounds, "halts": true, "mode_switches": modes});
+    json!({"vcpus": vcpus, "workload": workload})
+}
+
+fn with_chaos(mut config: MachineConfig, seed: u64) -> MachineConfig {
+    config.chaos.preempt = true;
+    config.chaos.migrate = true;
+    config.chaos.toggle_apicv = true;
+    config.seed = seed;
+    config
+}
+
+#[test]
+fn every_policy_carries_a_storm() {
+    for (policy, urgent) in [(KVM, false), (KVM_5_14, false), (SN_IN_HOST, false), (KVM, true)] {
+        for seed in 0..3 {
+            let mut config = with_chaos(machine(&storm(8, 300, true), &json!({"pcpus": 3}), policy), seed);
+            config.guests[0].device = true;
+            config.devices.push(Device { vm: 0, vcpu: None, vectors: vec![0x61], posts: Some(500), urgent, gap: 100 });
+            let run = fine(&config, None);
+            let counts = run.machine.account.counts;
+            assert!(counts.device_posts == 500 && counts.delivered > 1000, "{counts:?}");
+            assert_eq!(run.machine.unfinished, 0);
+        }
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let run = |seed| {
+        let config = with_chaos(machine(&storm(6, 200, false), &json!({"pcpus": 2}), KVM), seed);
+        let run = fine(&config, None);
+        (run.cycles, run.log.events().to_vec())
+    };
+    let (first, again, other) = (run(7), run(7), run(8));
+    assert!(first.1.len() > 1000);
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+}
+
+#[test]
+fn events_are_logged_as_far_as_there_is_room() {
+    let config = machine(&ping(100), &json!({}), KVM);
+    let costs = costs();
+    let run = run(&config, Options { costs: &costs, cycles: None, log: 10, keep_going: &mut || true }).unwrap();
+    assert!(run.log.events().len() == 10 && run.log.more >= 190, "{}", run.log.more);
+    let posted = run.log.events().iter().find(|event| event.what == What::Posted).unwrap();
+    assert_eq!((posted.vcpu, posted.other, posted.vector), (0, 1, 0xE0));
+}
+
+#[test]
+fn a_lost_wakeup_is_found() {
+    let config = machine(&storm(16, 100_000, false), &json!({"pcpus": 4}), PRE_IPIV);
+    let run = run_with(&config, &costs(), None);
+    let kinds: Vec<_> = run.machine.violations.iter().map(|violation| violation.kind).collect();
+    assert_eq!(kinds, ["lost-wakeup"], "{:?}", run.machine.violations);
+}
+
+#[test]
+fn latencies_tell_what_an_interrupt_met() {
+    let send = json!({"op": "send", "vector": 0x41, "to": {"vcpu": 1}, "mode": "fixed", "logical": false});
+    let after = |cycles: u32, to: &Value| json!([{"op": "compute", "cycles": cycles}, to]);
+    let one = |host: &Value, receiver: &Value| {
+        let vm =
+            json!({"group": [{"vcpus": [0], "program": after(1_000_000, &send)}, {"vcpus": [1], "program": receiver}]});
+        let run = fine(&machine(&vm, host, KVM), None);
+        Class::ALL.map(|class| run.latencies.of(class).len())
+    };
+    let busy = json!([{"op": "compute", "cycles": 3_000_000}]);
+    assert_eq!(one(&json!({}), &busy), [1, 0, 0, 0, 0, 0]);
+    assert_eq!(one(&json!({"pcpus": 1, "time_slice": 400}), &busy), [0, 1, 0, 0, 0, 0]);
+    assert_eq!(one(&json!({}), &json!([])), [0, 0, 1, 0, 0, 0]);
+    assert_eq!(one(&json!({"enable_ipiv": false}), &busy), [0, 0, 0, 1, 0, 0]);
+}
+
+/// A vCPU that sleeps shortly is not put to sleep the next time: its pCPU polls.
+#[test]
+fn short_sleeps_are_polled_away() {
+    let token = |to: u32| json!({"op": "message", "vector": 0xFD, "to": {"vcpu": to}});
+    let work = json!({"op": "compute", "cycles": 5000});
+    let vm = json!({"group": [
+        {"vcpus": [0], "program": [{"op": "loop", "times": 1000, "body": [work, token(1), {"op": "receive"}]}]},
+        {"vcpus": [1], "program": [{"op": "loop", "times": 1000, "body": [{"op": "receive"}, work, token(0)]}]}]});
+    let config = machine(&vm, &json!({}), KVM);
+    let polled = fine(&config, None);
+    let not = run_with(&config, &Costs { halt_poll: 0, ..costs() }, None);
+    let blocks = |run: &VirtualRun| run.machine.account.scheduling.blocks;
+    assert!(blocks(&polled) < 10 && blocks(&not) > 1500, "{} and {}", blocks(&polled), blocks(&not));
+    assert!(polled.cycles < not.cycles);
+    // Whose pCPU is in the host is not told: it sees PIR.
+    let silent = fine(&machine(&vm, &json!({}), SN_IN_HOST), None);
+    let sent = |run: &VirtualRun| run.machine.account.notifications.sent;
+    assert!(sent(&silent) * 10 < sent(&polled), "{} and {}", sent(&silent), sent(&polled));
+}
+
+#[test]
+fn who_waits_for_nobody_is_a_stall() {
+    let vm = json!({"group": [{"vcpus": [0], "program": [{"op": "wait", "signal": 0, "count": 1}]}]});
+    let run = run_with(&machine(&vm, &json!({}), KVM), &costs(), None);
+    assert_eq!(run.machine.violations.iter().map(|it| it.kind).collect::<Vec<_>>(), ["stall"]);
+    assert_eq!(run.machine.unfinished, 1);
+}
+
+#[test]
+fn endless_loops_end_when_they_are_told() {
+    let run = fine(&machine(&storm(4, None, false), &json!({}), KVM), Some(3_000_000));
+    assert!(run.cycles == 3_000_000 && run.machine.account.counts.delivered > 100);
+}
+
+#[test]
+fn it_can_be_stopped() {
+    let config = machine(&ping(1000), &json!({}), KVM);
+    let costs = costs();
+    let run = run(&config, Options { costs: &costs, cycles: None, log: 0, keep_going: &mut || false }).unwrap();
+    assert!(run.machine.partial && run.machine.unfinished == 1);
+}
+
+#[test]
+fn vcpus_are_added_and_start_with_sipi() {
+    let send = |mode: &str, vector: u8| json!({"op": "send", "vector": vector, "to": {"vcpu": 1}, "mode": mode, "logical": false});
+    let vm = json!({"wait_for_sipi": true, "group": [
+        {"vcpus": [0], "program": [send("init", 0), send("sipi", 8), {"op": "wait", "signal": 0, "count": 1}]},
+        {"vcpus": [1], "program": [{"op": "signal", "signal": 0}]}]});
+    let run = fine(&machine(&vm, &json!({}), KVM), None);
+    assert_eq!((run.machine.unfinished, run.machine.account.counts.signalled), (0, 2));
+    let mut vm = storm(4, None, false);
+    vm["max_vcpu_ids"] = json!(16);
+    let scenario = machine(&vm, &json!({}), KVM);
+    let config = MachineConfig { chaos: Chaos { hot_add: 3, ..Chaos::default() }, ..scenario };
+    let config = MachineConfig {
+        guests: vec![Guest {
+            config: VmConfig { spare_vcpus: 3, ..config.guests[0].config.clone() },
+            ..config.guests[0].clone()
+        }],
+        ..config
+    };
+    assert_eq!(fine(&config, Some(20_000_000)).machine.vms[0].vcpus, 7);
+}
+
+#[test]
+fn a_profile_with_a_mistake_is_refused() {
+    let text = |change: &dyn Fn(&mut Value)| {
+        let mut whole: Value = Costs::FIELDS
+            .iter()
+            .map(|&(name, ..)| (name.to_owned(), json!(7)))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        whole["hz"] = json!(1_000_000);
+        change(&mut whole);
+        Costs::from_json(&whole.to_string()).map_err(|error| error.to_string())
+    };
+    assert!(text(&|_| {}).is_ok());
+    assert_eq!(text(&|it| it["vm_exit"] = json!(0)).unwrap_err(), "vm_exit must be 1 or more");
+    assert_eq!(text(&|it| it["hz"] = json!(999)).unwrap_err(), "hz must be 1000000 or more");
+    assert!(text(&|it| it["vm_exits"] = json!(1)).unwrap_err().contains("vm_exits"));
+    assert!(text(&|it| it["policy_look"] = json!(0)).is_ok());
+}

@@ -1,0 +1,117 @@
+"""Published measurements: what was fitted, what is predicted, and how profiles are fitted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import Shell
+from ipivrs import ProfileError, profiles, published
+from ipivrs.fitting import fit
+
+FITTED = ["mmio_write", "notification_flight", "exit_msr_icr", "exit_apic_write"]
+
+
+def test_the_numbers_are_those_of_the_sources() -> None:
+    rows = {row.name: row.measured for row in published.find("ipiv-v4").row}
+    means = {"xAPIC, without": 6059, "xAPIC, with": 4713.1, "x2APIC, without": 4337.85, "x2APIC, with": 3644.8}
+    assert all(rows[f"vmexit_ipi, {name}"] == mean for name, mean in means.items())
+    assert rows["hackbench, 8 vCPUs: time saved"] == 18.808
+    assert "20210809032925.3548-1-guang.zeng@intel.com" in published.find("ipiv-v4").source
+    rfc = {row.name: row.measured for row in published.find("sn-in-host").row}
+    assert (rfc["sched pipe: operations gained"], rfc["exit and entry: time added"]) == (6.56, 1.58)
+
+
+def test_fitted_rows_fit_and_only_they_were_fitted() -> None:
+    rows = published.compare(published.find("ipiv-v4"), profiles.find(profiles.DEFAULT))
+    for row in rows:
+        if row["fitted"] and row["unit"] == "cycles":
+            assert row["measured"] is not None
+            assert row["predicted"] == pytest.approx(row["measured"], rel=0.005)
+    assert [row["name"].partition(",")[0] for row in rows if not row["fitted"]] == [
+        "IPI microbenchmark",
+        "hackbench",
+        "hackbench",
+    ]
+
+
+def test_the_shipped_profile_is_what_the_fit_gives() -> None:
+    shipped = profiles.find(profiles.DEFAULT)
+    found = fit(published.find("ipiv-v4"), shipped, FITTED)
+    assert all(abs(residual) < 30 for residual in found.residuals)
+    assert found.cycles == {name: shipped.cost[name].cycles for name in FITTED}
+
+
+def test_a_fit_finds_costs_that_were_changed() -> None:
+    shipped = profiles.find(profiles.DEFAULT)
+    wrong = shipped.with_cycles({"mmio_write": 50, "exit_apic_write": 3000, "notification_flight": 500})
+    found = fit(published.find("ipiv-v4"), wrong, FITTED)
+    for name in FITTED:
+        assert found.cycles[name] == pytest.approx(shipped.cost[name].cycles, abs=60)
+    assert found.profile.cost["vm_exit"] == shipped.cost["vm_exit"]
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        (["vm_exits"], "did you mean vm_exit"),
+        ([], "1 to 4 costs can be fitted to 4 rows"),
+        (["vm_exit", "vm_entry", "spin", "post", "delivery"], "not 5"),
+    ],
+)
+def test_impossible_fits_are_refused(costs: list[str], message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        fit(published.find("ipiv-v4"), profiles.find(profiles.DEFAULT), costs)
+
+
+def test_sn_in_host_sends_a_thousandth_of_the_notifications() -> None:
+    rows = {
+        row["name"]: row for row in published.compare(published.find("sn-in-host"), profiles.find(profiles.DEFAULT))
+    }
+    before, after = (rows[f"sched pipe: notifications a second, {when}"]["predicted"] for when in ("before", "after"))
+    assert before > 100 * after
+    assert 0 < rows["sched pipe: operations gained"]["predicted"] < 15
+    assert 0 < rows["exit and entry: time added"]["predicted"] < 5
+
+
+def test_mistakes_in_a_file_of_measurements_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    row = 'name = "a"\nquantity = "cycles"\nscenario = { vm = [{}] }\n'
+    for text, message in [
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row}', "give measured"),
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row}measured = 1.0\nbaseline = {{ "host.pcpus" = 1 }}\n', "baseline"),
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row.replace("cycles", "cycle")}measured = 1.0\n', "cycles"),
+    ]:
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ProfileError) as caught:
+            published.find(str(file))
+        assert message in str(caught.value)
+        assert "mine.toml" in str(caught.value)
+    with pytest.raises(ProfileError, match="did you mean ipiv-v4"):
+        published.find("ipiv-v5")
+
+
+def test_bench_published_prints_measured_predicted_and_error(shell: Shell) -> None:
+    text = shell("bench", "published").stdout
+    for word in ("measured", "predicted", "error", "fitted", "hackbench", "sched pipe", "tens of thousands"):
+        assert word in text
+    rows = json.loads(shell("bench", "published", "--json").stdout)
+    assert {"name", "measured", "predicted", "error", "unit", "fitted", "source"} <= set(rows[0])
+    assert len(rows) == 13
+
+
+def test_profile_commands(shell: Shell) -> None:
+    assert "sapphire-rapids" in shell("profile", "list").stdout
+    assert "vm_exit" in shell("profile", "show").stdout
+    fitted = json.loads(shell("profile", "fit", "ipiv-v4", "--json").stdout)
+    assert set(fitted["cycles"]) == set(FITTED)
+    for arguments, message in [
+        (("profile", "show", "nothing"), "no profile 'nothing'"),
+        (("profile", "fit", "ipiv-v4", "--costs", "mmio"), "did you mean mmio_write"),
+        (("profile", "fit", "ipiv-v4", "--costs", "post,post"), "twice"),
+        (("bench", "published", "ipiv"), "no measurements 'ipiv'"),
+        (("bench", "publishd"), "published"),
+    ]:
+        result = shell(*arguments)
+        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+        assert "Traceback" not in result.stderr
