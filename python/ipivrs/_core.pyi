@@ -117,20 +117,7 @@ class ScenarioResult:
     @property
     def interrupted(self) -> bool: ...
     def as_dict(self) -> dict[str, Any]: ...
-    def events(
-        self,
-    ) -> (
-        tuple[
-            NDArray[np.uint64],
-            NDArray[np.uint32],
-            NDArray[np.uint32],
-            list[str],
-            NDArray[np.uint8],
-            NDArray[np.uint32],
-            int,
-        ]
-        | None
-    ): ...
+    def events(self) -> dict[str, Any] | None: ...
 
 @final
 class Outcome:

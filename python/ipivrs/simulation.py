@@ -181,11 +181,7 @@ class ScenarioResult:
     @property
     def events(self) -> Events | None:
         """Virtual time: the first events of the run, as many as `log` said. None on threads."""
-        columns = self._core.events()
-        if columns is None:
-            return None
-        time, pcpu, vcpu, what, vector, other, more = columns
-        return {"time": time, "pcpu": pcpu, "vcpu": vcpu, "what": what, "vector": vector, "other": other, "more": more}
+        return cast("Events | None", self._core.events())
 
     @property
     def seconds(self) -> float:

@@ -204,30 +204,18 @@ impl ScenarioResult {
 
     /// The event log, a column each: cycles, pCPU, vCPU, what, vector, the other vCPU; and how many came after it was
     /// full. None: the threads engine keeps none.
-    #[allow(clippy::type_complexity, reason = "six columns")]
-    fn events<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> Option<(
-        Bound<'py, PyArray1<u64>>,
-        Bound<'py, PyArray1<u32>>,
-        Bound<'py, PyArray1<u32>>,
-        Vec<&'static str>,
-        Bound<'py, PyArray1<u8>>,
-        Bound<'py, PyArray1<u32>>,
-        u64,
-    )> {
-        let log = &self.clock.as_ref()?.log;
-        let events = log.events();
-        Some((
-            PyArray1::from_iter(py, events.iter().map(|event| event.time)),
-            PyArray1::from_iter(py, events.iter().map(|event| event.pcpu)),
-            PyArray1::from_iter(py, events.iter().map(|event| event.vcpu)),
-            events.iter().map(|event| event.what.name()).collect(),
-            PyArray1::from_iter(py, events.iter().map(|event| event.vector)),
-            PyArray1::from_iter(py, events.iter().map(|event| event.other)),
-            log.more,
-        ))
+    fn events<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(clock) = &self.clock else { return Ok(None) };
+        let events = clock.log.events();
+        Ok(Some(dict!(py,
+            "time" => PyArray1::from_iter(py, events.iter().map(|event| event.time)),
+            "pcpu" => PyArray1::from_iter(py, events.iter().map(|event| event.pcpu)),
+            "vcpu" => PyArray1::from_iter(py, events.iter().map(|event| event.vcpu)),
+            "what" => events.iter().map(|event| event.what.name()).collect::<Vec<_>>(),
+            "vector" => PyArray1::from_iter(py, events.iter().map(|event| event.vector)),
+            "other" => PyArray1::from_iter(py, events.iter().map(|event| event.other)),
+            "more" => clock.log.more,
+        )))
     }
 }
 
