@@ -14,6 +14,8 @@ ipivrs.check("kvm", without=["load: if pir: set_on"]).diagnosis
 scenario = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload={"name": "storm"})], seconds=1)
 scenario.run().counters                             # vCPUs on threads, scheduled as KVM does it
 
+ipivrs.sweep("overcommit", out="o.csv").rows        # a scenario at every point of a grid, one row each
+
 vm = ipivrs.Vm(vcpus=2, apic="x2apic")              # register by register
 vm.vcpu(0).wrmsr(0x830, 1 << 32 | 0xFB)
 vm.vcpu(1).descriptor
@@ -35,6 +37,7 @@ from ipivrs._core import (
 )
 from ipivrs.bounds import Bounds, BoundsError
 from ipivrs.collection import Entry, collection
+from ipivrs.grid import Grid, SweepError
 from ipivrs.icr import explain
 from ipivrs.laboratory import CheckResult, check
 from ipivrs.policies import PolicyError
@@ -45,6 +48,7 @@ from ipivrs.running import run
 from ipivrs.scenario import VM, Chaos, Device, Group, Handler, Host, Processor, Scenario
 from ipivrs.scenario_text import ScenarioError
 from ipivrs.simulation import ScenarioResult
+from ipivrs.sweeping import SweepResult, sweep
 from ipivrs.variants import VariantError
 
 __all__ = [
@@ -62,6 +66,7 @@ __all__ = [
     "Device",
     "Entry",
     "Explanation",
+    "Grid",
     "Group",
     "Handler",
     "Host",
@@ -76,6 +81,8 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "ScenarioResult",
+    "SweepError",
+    "SweepResult",
     "VariantError",
     "Vcpu",
     "Vm",
@@ -86,4 +93,5 @@ __all__ = [
     "compose_icr",
     "explain",
     "run",
+    "sweep",
 ]

@@ -1,6 +1,7 @@
-"""The shell's face: `ipivrs run | check | explain | info`.
+"""The shell's face: `ipivrs run | check | sweep | explain | info`.
 
-Exit codes: 0 fine; 1 a violation was found; 2 bad input; 130 interrupted; 141 the reader of a pipe went away.
+Exit codes: 0 fine; 1 a violation was found; 2 bad input; 130 interrupted, 143 by SIGTERM; 141 the reader of a pipe
+went away.
 """
 
 import errno
@@ -30,6 +31,7 @@ from ipivrs.results import RunResult, run_recording
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
 from ipivrs.simulation import ScenarioResult
+from ipivrs.sweep_command import sweep
 from ipivrs.terminal import complain, escape_what_cannot_be_shown, show, show_json
 
 _VIOLATION = 1
@@ -286,6 +288,7 @@ def _show_results(results: list[RunResult | ScenarioResult]) -> None:
 app.command()(check)
 app.add_typer(bench, name="bench")
 app.add_typer(profile_commands, name="profile")
+app.command()(sweep)
 
 
 @app.command()

@@ -86,8 +86,8 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.toml"))}
 
 
-def find(name: str) -> Profile:
-    """The shipped profile of this name, or the one in this file.
+def find(name: str, folder: Path = Path()) -> Profile:
+    """The shipped profile of this name, or the one in this file, from this folder.
 
     Raises:
         ProfileError: There is none, or it has a mistake.
@@ -95,7 +95,8 @@ def find(name: str) -> Profile:
     known = shipped()
     if name in known:
         return Profile.load(known[name])
-    if not Path(name).exists():
+    path = folder / name
+    if not path.exists():
         hint = did_you_mean(name, list(known)) or f"; shipped are {', '.join(known)}"
         raise ProfileError(f"no profile {name!r}, and no file of this name{hint}")
-    return Profile.load(name)
+    return Profile.load(path)

@@ -270,12 +270,17 @@ class Scenario(Table):
             raise ValueError(f'engine must be "threads" or "virtual-time", not {engine!r}')
         if profile is not None or log:
             raise ValueError('profile and log are for engine="virtual-time"')
-        if self.host.pcpus > _MOST_THREADS:
-            raise ValueError(
-                f"host.pcpus must be {_MOST_THREADS} or less on threads, not {self.host.pcpus}: "
-                'engine="virtual-time" takes more'
-            )
+        if refused := self.refused_by(engine):
+            where, what = refused
+            raise ValueError(f"{'.'.join(where)} {what}")
         return simulate(self.description(), self.title, protocol, limit)
+
+    def refused_by(self, engine: Engine) -> tuple[tuple[str, ...], str] | None:
+        """A field that an engine cannot do, and why; None if it can run this scenario."""
+        if engine == "threads" and self.host.pcpus > _MOST_THREADS:
+            allowed = f"must be {_MOST_THREADS} or less on threads, not {self.host.pcpus}"
+            return ("host", "pcpus"), f'{allowed}: engine="virtual-time" takes more'
+        return None
 
     def description(self) -> str:
         """The scenario as the core reads it."""

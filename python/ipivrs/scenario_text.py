@@ -1,5 +1,7 @@
 """From a TOML file to a checked model, with the place of every mistake."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,35 +41,70 @@ class ScenarioError(ValueError):
     """A scenario that cannot be used. The message names the file, the line, the field, and what is allowed."""
 
 
-def load(model: type[Model], path: Path) -> Model:
-    """Read a model from a TOML file."""
+@dataclass(frozen=True)
+class Source:
+    """A TOML file: where it is, what it says, and the line of each key and element."""
+
+    path: Path
+    table: dict[str, Any]
+    lines: dict[Path_, int]
+
+    def place(self, where: Path_) -> str:
+        """File and line of a value, or of the innermost table around it that is there."""
+        line = next((self.lines[where[:end]] for end in range(len(where), 0, -1) if where[:end] in self.lines), 1)
+        return f"{self.path}:{line}"
+
+    def mistakes(self, error: ValidationError) -> Iterator[str]:
+        """What pydantic found, a line for each mistake."""
+        for where, what in mistakes(error, self.table):
+            yield f"{self.place(where)}: {_field(where)}{what}"
+
+
+def read(path: Path, what: str = "a scenario") -> Source:
+    """Read a TOML file.
+
+    Args:
+        path: The file.
+        what: What it should be, for messages.
+
+    Raises:
+        ScenarioError: It cannot be read, or is no TOML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ScenarioError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: it is not UTF-8 text, and a scenario is TOML") from error
+        raise ScenarioError(f"{path}: it is not UTF-8 text, and {what} is TOML") from error
     try:
         table, lines = _core.read_toml(text)
     except ValueError as error:
         raise ScenarioError(f"{path}:{error}") from error
+    return Source(path, table, dict(lines))
+
+
+def load(model: type[Model], path: Path) -> Model:
+    """Read a model from a TOML file."""
+    source = read(path)
     try:
-        return model.model_validate(table)
+        return model.model_validate(source.table)
     except ValidationError as error:
-        raise ScenarioError(_mistakes(path, error, dict(lines), table)) from error
+        raise ScenarioError(shortened(source.mistakes(error))) from error
 
 
-def _mistakes(path: Path, error: ValidationError, lines: dict[Path_, int], table: dict[str, Any]) -> str:
-    found: dict[str, None] = {}
+def shortened(messages: Iterable[str]) -> str:
+    """Messages line by line, each once; beyond the first few only their number."""
+    found = list(dict.fromkeys(messages))
+    rest = len(found) - _MOST_MISTAKES
+    return "\n".join(found[:_MOST_MISTAKES] + ([f"and {rest} more"] if rest > 0 else []))
+
+
+def mistakes(error: ValidationError, table: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
+    """The place in the table and the explanation of everything that pydantic found wrong with it."""
     for mistake in error.errors(include_url=False):
-        where = _place_in(mistake["loc"], table)
-        if mistake["type"] == "unknown_key":
-            where = (*where, mistake["ctx"]["raw"])
-        line = next((lines[where[:end]] for end in range(len(where), 0, -1) if where[:end] in lines), 1)
-        found[f"{path}:{line}: {_field(where)}{_what(dict(mistake))}"] = None
-    messages = list(found)
-    rest = len(messages) - _MOST_MISTAKES
-    return "\n".join(messages[:_MOST_MISTAKES] + ([f"and {rest} more"] if rest > 0 else []))
+        unknown = (mistake["ctx"]["raw"],) if mistake["type"] == "unknown_key" else ()
+        where = _place_in((*mistake["loc"], *unknown), table)
+        yield where, _what(dict(mistake))
 
 
 def _place_in(location: Path_, table: dict[str, Any]) -> Path_:

@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 _UNLIMITED = 100_000
 _WIDTH_OF_A_PIPE = 120
@@ -52,6 +62,36 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
             begun = True
 
         yield begin
+
+
+@contextmanager
+def meter(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, if that is a terminal; what it gives is called with how many are done, of how many."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(what), TextColumn("left:"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task: TaskID | None = None
+
+        def show_progress(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                # What was done before says nothing about the rate.
+                task = bar.add_task("", total=total, completed=done)
+            bar.update(task, completed=done)
+
+        yield show_progress
+
+
+class _Rate(TextColumn):
+    """How many a second."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("")
+        self._what = what
+
+    def render(self, task: Task) -> Text:
+        """The rate of the last seconds."""
+        return Text("" if task.speed is None else f"{task.speed:.1f} {self._what}/s")
 
 
 def complain(message: str) -> None:

@@ -1,0 +1,128 @@
+"""One row for each point: the values that vary, and every number of the result by a flat name."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ipivrs import __version__
+from ipivrs.profiles import Profile
+from ipivrs.scenario import Scenario
+
+Row = dict[str, Any]
+"""Values by column."""
+
+POINT = "point"
+"""The column that says which point a row is of."""
+
+_EXITS = "exits."
+_NOT_IN_ROWS = ("title", "faults", "partial", "unfinished")
+
+
+def run_point(description: dict[str, Any]) -> Row:
+    """Run one point. What the engine refuses is in the row's `error`.
+
+    Args:
+        description: As `Plan.description` makes it, in plain types.
+    """
+    try:
+        scenario = Scenario.model_validate(description["scenario"])
+        costs = description["costs"] and Profile.model_validate(description["costs"])
+        with _policy(description) as policy:
+            result = scenario.run(policy=policy, engine=description["engine"], profile=costs).as_dict()
+        return row_of(description, result if costs is None else result | {"profile": description["profile"]})
+    except Exception as error:  # a point that fails is a row too, and the sweep goes on
+        return failed(description, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _policy(description: dict[str, Any]) -> Iterator[str]:
+    """The point's policy as `Scenario.run` takes it: a shipped one's name, or a file with its text."""
+    if description["policy_text"] is None:
+        yield description["policy"]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(description["policy"]).name
+        path.write_text(description["policy_text"], encoding="utf-8")
+        yield str(path)
+
+
+def failed(description: dict[str, Any], error: str) -> Row:
+    """The row of a point that has no result."""
+    values = {"engine": description["engine"], "version": __version__}
+    return {**description["grid"], **values, "error": error, POINT: description["point"]}
+
+
+def row_of(description: dict[str, Any], result: dict[str, Any]) -> Row:
+    """The row of a point that has one; where a result has the name of a field of the grid, `result.` is before it."""
+    grid: Row = description["grid"]
+    row = dict(grid)
+    for name, value in _result_columns(result):
+        if name not in grid:
+            row[name] = value
+        elif name != "seed":
+            row[f"result.{name}"] = value
+    return {**row, "error": None, POINT: description["point"]}
+
+
+def _result_columns(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in result.items():
+        if name == "exits":
+            yield from _exits(value)
+        elif name == "violations":
+            yield "violations", len(value)
+            yield "violations.first", value[0]["kind"] if value else None
+        elif name == "vms":
+            for number, vm in enumerate(value):
+                yield from flattened(f"vms.{number}", vm)
+        elif name not in _NOT_IN_ROWS:
+            yield from flattened(name, value)
+
+
+def _exits(exits: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    counts: dict[int, int] = {}
+    for each in exits:
+        counts[each["reason"]] = counts.get(each["reason"], 0) + each["count"]
+    yield f"{_EXITS}total", sum(counts.values())
+    for reason in sorted(counts):
+        yield f"{_EXITS}{reason}", counts[reason]
+
+
+def flattened(name: str, value: object) -> Iterator[tuple[str, Any]]:
+    """Names with dots for what tables have in them; of lists, only words are kept, with spaces between."""
+    if isinstance(value, dict):
+        for inner, element in value.items():
+            yield from flattened(f"{name}.{inner}", element)
+    elif not isinstance(value, list):
+        yield name, value
+    elif all(isinstance(element, str) for element in value):
+        yield name, " ".join(value) or None
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """The columns of all rows. One that is new in a row stands behind its neighbour there."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        if row.keys() <= columns.keys():
+            continue
+        order = list(columns)
+        at = 0
+        for name in row:
+            if name in columns:
+                at = order.index(name) + 1
+            else:
+                order.insert(at, name)
+                at += 1
+        columns = dict.fromkeys(order)
+    return list(columns)
+
+
+def filled(rows: list[Row]) -> list[Row]:
+    """The rows with the columns of all. Of an exit that did not happen there were 0; what is not known is None."""
+    columns = columns_of(rows)
+    return [{name: row[name] if name in row else _absent(name, row) for name in columns} for row in rows]
+
+
+def _absent(name: str, row: Row) -> int | None:
+    return 0 if name.startswith(_EXITS) and row.get("error") is None else None

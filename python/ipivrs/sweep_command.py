@@ -1,0 +1,86 @@
+"""`ipivrs sweep`: a scenario at every point of a grid, from the shell.
+
+Exit codes: 0 fine; 1 a violation was found, or a point has no result; 2 bad input; 130 and 143 interrupted.
+"""
+
+from typing import Annotated, cast, get_args
+
+import typer
+from rich.text import Text
+
+from ipivrs.grid import shipped_grids
+from ipivrs.names import Engine
+from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
+from ipivrs.sweeping import SweepResult
+from ipivrs.sweeping import sweep as run_sweep
+from ipivrs.terminal import complain, meter, show, show_json
+
+_FAILED = 1
+_SIGNALLED = 128
+_MOST_WORKERS = 4096
+_MOST_SHOWN = 5
+
+
+def sweep(
+    grid: Annotated[
+        str | None,
+        typer.Argument(metavar="GRID", help="A TOML file, or the name of a shipped grid.", show_default=False),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Results, .csv or .parquet; by default the grid's name .csv.")
+    ] = None,
+    workers: Annotated[str | None, typer.Option(metavar="N", help="Processes, by default one for each CPU.")] = None,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler whose workers run the points.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="|".join(get_args(Engine)), help="Instead of the grid's engine.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the grid's profile of costs.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew although there are results.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> int:
+    """Run a scenario at every point of a grid, and write one row for each into one file.
+
+    Rows are on the disk as they come in; the same command again runs what is left.
+    """
+    if grid is None:
+        raise BadInputError(f"give a grid: a TOML file, or one of the shipped: {', '.join(shipped_grids())}")
+    if workers is not None and dask is not None:
+        raise BadInputError("--workers is about processes of this machine: give either --workers or --dask, not both")
+    count = None if workers is None else number("--workers", workers, 1, _MOST_WORKERS)
+    named = None if engine is None else cast("Engine", choice("--engine", engine, get_args(Engine)))
+    with refusals_are_bad_input(), meter("points") as progress:
+        result = run_sweep(
+            grid,
+            out=out,
+            workers=count,
+            dask=dask,
+            engine=named,
+            profile=profile,
+            restart=restart,
+            progress=progress,
+        )
+    if json:
+        show_json(result.as_dict())
+    else:
+        show(*_report(result))
+    if result.partial:
+        complain(f"interrupted: {len(result.rows)} of {result.points} points are done; the same command runs the rest")
+        return _SIGNALLED + (result.stopped_by or 0)
+    return _FAILED if result.errors or result.violations else 0
+
+
+def _report(result: SweepResult) -> list[Text]:
+    before = len(result.rows) - result.ran
+    rate = f", {result.ran / result.seconds:.1f} points/s" if result.ran else ""
+    known = f"; {before} were done before" if before else ""
+    lines = [Text(result.title, style="dim")] if result.title else []
+    lines.append(Text(f"{result.out}: {len(result.rows)} of {result.points} points, {len(result.columns)} columns"))
+    lines.append(Text(f"{result.ran} points in {result.seconds:.1f} s{rate}{known}"))
+    if result.violations:
+        kinds = ", ".join(dict.fromkeys(str(row["violations.first"]) for row in result.violations))
+        lines.append(Text(f"violations at {len(result.violations)} points: {kinds}", style="bold red"))
+    if result.errors:
+        lines.append(Text(f"{len(result.errors)} points have no result:", style="bold red"))
+        reasons = list(dict.fromkeys(str(row["error"]) for row in result.errors))
+        lines += [Text(f"  {reason}") for reason in reasons[:_MOST_SHOWN]]
+    return lines

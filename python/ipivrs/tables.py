@@ -1,0 +1,150 @@
+"""Results files: CSV, or Parquet with pyarrow. Written whole and put into place at once."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from ipivrs.grid import SweepError
+from ipivrs.rows import POINT, Row
+
+_SUFFIXES = (".csv", ".parquet")
+_WORDS = ("engine", "profile", "policy", "version", "violations.first", "error", POINT)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a results file that could not be written in the end.
+
+    Raises:
+        SweepError: What to give instead, or to install.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise SweepError(f"--out must end in {' or '.join(_SUFFIXES)}, not {path.name!r}")
+    if not path.parent.is_dir():
+        raise SweepError(f"--out {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise SweepError(f"--out {path}: it is a folder")
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def _pyarrow() -> Any:  # noqa: ANN401 (a module that may not be there)
+    try:
+        import pyarrow as pa  # noqa: PLC0415 (an extra)
+        import pyarrow.parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise SweepError(
+            "Parquet needs pyarrow: pip install ipivrs[frames], or give a file that ends in .csv"
+        ) from error
+    return pa
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Write rows that have the same columns; whoever reads the file meanwhile sees the old one or the new one.
+
+    Raises:
+        SweepError: The file cannot be written.
+    """
+    write = _write_parquet if path.suffix == ".parquet" else _write_csv
+    try:
+        _replace(path, lambda file: write(file, rows))
+    except OSError as error:
+        raise SweepError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the name of a new file durable, as its contents are."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_csv(file: IO[bytes], rows: list[Row]) -> None:
+    class Text:
+        def write(self, text: str) -> None:
+            file.write(text.encode())
+
+    writer = csv.writer(Text(), lineterminator="\n")
+    writer.writerow(rows[0] if rows else [POINT])
+    writer.writerows([_cell(value) for value in row.values()] for row in rows)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value)
+    return "" if value is None else value
+
+
+def _write_parquet(file: IO[bytes], rows: list[Row]) -> None:
+    pa = _pyarrow()
+    columns = {name: _column(pa, [row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    pa.parquet.write_table(pa.table(columns), file)
+
+
+def _column(pa: Any, values: list[Any]) -> Any:  # noqa: ANN401
+    if not any(isinstance(value, list | dict) for value in values):
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            pass
+    # Values of several types, such as the workloads of a VM: as text.
+    return pa.array([None if value is None else str(_cell(value)) for value in values])
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a results file; none if it is not there.
+
+    Raises:
+        SweepError: It is no results file.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except (OSError, ValueError, csv.Error) as error:
+        raise SweepError(f"{path} cannot be read: {error}") from error
+    if any(not row.get(POINT) for row in rows):
+        raise SweepError(
+            f"{path} is there and is no result of a sweep: give --out another name, or --restart to replace it"
+        )
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    rows: list[Row] = _pyarrow().parquet.read_table(path).to_pylist()
+    return rows
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(name: str, text: str | None) -> Any:  # noqa: ANN401
+    if not text:
+        return None
+    if name in _WORDS:
+        return text
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?(e[-+]?\d+)?", text) else text

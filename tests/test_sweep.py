@@ -1,0 +1,342 @@
+"""Sweeps: rows, results files, and going on after whatever ended one."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ipivrs
+from conftest import Shell
+from ipivrs import tables
+from ipivrs.journal import Journal
+from ipivrs.rows import columns_of, filled, row_of
+from sweeps import SLOW, is_there, workers_of, write_grid
+
+SEEDS = "seed = [1, 2, 3, 4, 5, 6]"
+
+
+def journal_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.journal")
+
+
+def journalled(out: Path) -> list[str]:
+    """The points in a journal, line by line."""
+    return [json.loads(line)["point"] for line in journal_of(out).read_text().splitlines()[1:]]
+
+
+def saved_journal(grid: Path, out: Path) -> list[str]:
+    """The lines of the journal of a whole sweep, which is done and forgotten when this returns."""
+    copy = out.with_suffix(".copy")
+
+    def keep(_: int, __: int) -> None:
+        shutil.copy(journal_of(out), copy)
+
+    ipivrs.sweep(grid, out=out, progress=keep)
+    out.unlink()
+    return copy.read_text().splitlines(keepends=True)
+
+
+def test_a_row_has_the_grids_values_and_the_results(tmp_path: Path) -> None:
+    out = tmp_path / "r.csv"
+    result = ipivrs.sweep(write_grid(tmp_path, 'seed = [7, 8]\n"host.pcpus" = [1, 2]'), out=out, workers=2)
+    assert (result.points, result.ran, result.partial) == (4, 4, False)
+    assert result.columns[:3] == ["seed", "host.pcpus", "ipis.total"]
+    assert result.columns[-2:] == ["error", "point"]
+    assert {"exits.total", "notifications.sent", "scheduling.entries", "vms.0.table.bytes"} <= set(result.columns)
+    assert [(row["seed"], row["host.pcpus"]) for row in result.rows] == [(7, 1), (7, 2), (8, 1), (8, 2)]
+    for row in result.rows:
+        assert (row["ipis.total"], row["violations"], row["violations.first"], row["error"]) == (5, 0, None, None)
+        assert (row["engine"], row["policy"], row["version"]) == ("virtual-time", "kvm", ipivrs.__version__)
+        assert row["exits.total"] == sum(
+            value for name, value in row.items() if name.startswith("exits.") and name != "exits.total"
+        )
+    with out.open() as file:
+        read = list(csv.DictReader(file))
+    assert [{name: "" if value is None else value for name, value in row.items()} for row in result.rows] == [
+        {name: _typed(text, like=row[name]) for name, text in written.items()}
+        for written, row in zip(read, result.rows, strict=True)
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.toml", "g.toml", "r.csv"]
+
+
+def _typed(text: str, like: object) -> object:
+    if isinstance(like, bool):
+        return text == "true"
+    return type(like)(text) if isinstance(like, int | float) else text
+
+
+def test_names_that_grid_and_result_share(tmp_path: Path) -> None:
+    result = ipivrs.sweep(write_grid(tmp_path, "seconds = [0.05]\nseed = [3]", SLOW), out=tmp_path / "r.csv")
+    assert (result.rows[0]["seconds"], result.rows[0]["seed"]) == (0.05, 3)
+    assert result.rows[0]["result.seconds"] > 0
+    assert "result.seed" not in result.columns
+
+
+def test_any_result_is_flattened() -> None:
+    description = {"grid": {"a": 1}, "point": "p"}
+    exits = [{"reason": 12, "count": 2}, {"reason": 1, "count": 4}, {"reason": 12, "count": 3}]
+    latency = {"deliver": {"median": 3.5, "worst": 9}}
+    violations = [{"kind": "lost-wakeup"}, {"kind": "more"}]
+    row = row_of(
+        description,
+        {"title": "", "exits": exits, "latency": latency, "cycles": 7, "violations": violations, "other": [{"x": 1}]},
+    )
+    assert row == {
+        "a": 1,
+        "exits.total": 9,
+        "exits.1": 4,
+        "exits.12": 5,
+        "latency.deliver.median": 3.5,
+        "latency.deliver.worst": 9,
+        "cycles": 7,
+        "violations": 2,
+        "violations.first": "lost-wakeup",
+        "error": None,
+        "point": "p",
+    }
+
+
+def test_columns_of_different_rows_have_a_stable_order() -> None:
+    failed = {"a": 1, "error": "x", "point": "p"}
+    one = {"a": 2, "exits.total": 3, "exits.12": 3, "error": None, "point": "q"}
+    other = {"a": 3, "exits.total": 4, "exits.1": 4, "z": 1, "error": None, "point": "r"}
+    assert columns_of([failed, one, other]) == ["a", "exits.total", "exits.1", "z", "exits.12", "error", "point"]
+    rows = filled([failed, one, other])
+    assert [row["exits.1"] for row in rows] == [None, 0, 4]
+    assert [row["z"] for row in rows] == [None, None, 1]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "r.parquet"
+    workloads = '"vm.0.workload" = [{ name = "ping", rounds = 3 }, { name = "ping", rounds = 4 }]'
+    grid = write_grid(tmp_path, f'{workloads}\n"host.pcpus" = [1, 2]')
+    result = ipivrs.sweep(grid, out=out)
+    read = parquet.read_table(out).to_pylist()
+    assert [row | {"vm.0.workload": json.dumps(row["vm.0.workload"])} for row in result.rows] == read
+    assert ipivrs.sweep(grid, out=out).rows == result.rows
+    table = tmp_path / "mixed.parquet"
+    tables.write_table(table, [{"a": 1, "point": "p"}, {"a": "x", "point": "q"}, {"a": 2**63, "point": "r"}])
+    assert [row["a"] for row in parquet.read_table(table).to_pylist()] == ["1", "x", str(2**63)]
+
+
+def test_what_parquet_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ipivrs.SweepError, match=r"pip install ipivrs\[frames\]"):
+        ipivrs.sweep(write_grid(tmp_path, SEEDS), out=tmp_path / "r.parquet")
+    assert not (tmp_path / "r.parquet.journal").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_complete_sweep_is_not_repeated_and_a_larger_one_goes_on(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"r.{suffix}"
+    first = ipivrs.sweep(write_grid(tmp_path, "seed = [1, 2]"), out=out)
+    before = out.stat()
+    again = ipivrs.sweep(write_grid(tmp_path, "seed = [1, 2]"), out=out)
+    assert (again.ran, again.rows) == (0, first.rows)
+    assert out.stat() == before
+    more = ipivrs.sweep(write_grid(tmp_path, "seed = [2, 3, 1]"), out=out)
+    assert (more.ran, [row["seed"] for row in more.rows]) == (1, [2, 3, 1])
+    assert {row["point"]: row["seconds"] for row in first.rows}.items() <= {
+        row["point"]: row["seconds"] for row in more.rows
+    }.items()
+
+
+@pytest.mark.parametrize("torn", ["", '{"point": "abc", "ro', "\0\0\0\0", '{"po\n'])
+def test_after_a_crash_it_goes_on(tmp_path: Path, torn: str) -> None:
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / "r.csv"
+    lines = saved_journal(grid, out)
+    assert len(lines) == 7
+    journal_of(out).write_text("".join(lines[:4]) + torn)
+    result = ipivrs.sweep(grid, out=out)
+    assert (result.ran, len(result.rows), result.partial) == (3, 6, False)
+    before = {json.loads(line)["point"]: json.loads(line)["row"]["seconds"] for line in lines[1:4]}
+    assert before.items() <= {row["point"]: row["seconds"] for row in result.rows}.items()
+    assert not journal_of(out).exists()
+
+
+def test_a_crash_before_the_first_line(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, "seed = [1]"), tmp_path / "r.csv"
+    journal_of(out).write_text('{"journal": "ipiv')
+    assert ipivrs.sweep(grid, out=out).ran == 1
+
+
+def test_a_journal_of_another_grid_is_refused(tmp_path: Path, shell: Shell) -> None:
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / "r.csv"
+    text = "".join(saved_journal(grid, out)[:4])
+    journal_of(out).write_text(text)
+    other = write_grid(tmp_path, "seed = [1, 20]")
+    result = shell("sweep", other, "--out", out)
+    assert result.exit_code == 2
+    assert "points are not of this grid as it is now" in result.stderr
+    assert "give --out another name, or --restart to begin anew" in result.stderr
+    assert journal_of(out).read_text() == text
+    assert shell("sweep", other, "--out", out, "--restart").exit_code == 0
+    assert len(out.read_text().splitlines()) == 3
+    # And so is a results file.
+    before = out.read_text()
+    assert (
+        f"{out}: 1 of its 2 points are not of this grid"
+        in shell("sweep", write_grid(tmp_path, SEEDS), "--out", out).stderr
+    )
+    assert (out.read_text(), journal_of(out).exists()) == (before, False)
+
+
+def test_what_is_no_result_of_a_sweep_is_left_alone(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, "seed = [1]"), tmp_path / "r.csv"
+    out.write_text("my,own\n1,2\n")
+    with pytest.raises(ipivrs.SweepError, match="is no result of a sweep"):
+        ipivrs.sweep(grid, out=out)
+    assert (out.read_text(), journal_of(out).exists()) == ("my,own\n1,2\n", False)
+    out.unlink()
+    journal_of(out).write_text("my own\n")
+    with pytest.raises(ipivrs.SweepError, match="journal:1: this is no line of a sweep's journal"):
+        ipivrs.sweep(grid, out=out)
+    assert journal_of(out).read_text() == "my own\n"
+
+
+def test_a_damaged_line_in_the_middle_is_refused(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / "r.csv"
+    lines = saved_journal(grid, out)
+    journal_of(out).write_text("".join([*lines[:2], "garbage\n", *lines[3:]]))
+    with pytest.raises(ipivrs.SweepError, match="journal:3: this is no line"):
+        ipivrs.sweep(grid, out=out)
+
+
+def test_two_sweeps_do_not_write_one_file(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / "r.csv"
+    journal = Journal(journal_of(out))
+    with pytest.raises(ipivrs.SweepError, match="another sweep is writing it"):
+        ipivrs.sweep(grid, out=out)
+    journal.close()
+
+
+def test_an_interrupted_restart_does_not_take_up_the_old_results(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, "seed = [1, 2]"), tmp_path / "r.csv"
+    ipivrs.sweep(grid, out=out)
+    Journal(journal_of(out), restart=True).close()
+    assert ipivrs.sweep(grid, out=out).ran == 2
+
+
+def test_a_point_that_fails_is_a_row(tmp_path: Path, shell: Shell) -> None:
+    grid = write_grid(tmp_path, '"vm.0.workload.rounds" = [3, 4]\nseed = [1]')
+    (tmp_path / "base.toml").write_text('[[vm]]\nworkload = { name = "storm" }\n')
+    text = grid.read_text().replace(
+        '"vm.0.workload.rounds" = [3, 4]', '"vm.0.workload" = [{ name = "storm" }, { name = "ping", rounds = 3 }]'
+    )
+    grid.write_text(text)
+    result = shell("sweep", grid, "--out", tmp_path / "r.csv")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert "2 of 2 points" in result.stdout
+    assert "1 points have no result:\n  no program and no device of this scenario ends by itself" in result.stdout
+    values = json.loads(shell("sweep", grid, "--out", tmp_path / "r.csv", "--json").stdout)
+    assert (values["ran"], values["errors"], values["rows"][1]["ipis.total"]) == (0, 1, 3)
+    assert "for how many seconds" in values["rows"][0]["error"]
+
+
+def test_violations_are_told(tmp_path: Path, shell: Shell) -> None:
+    policy = tmp_path / "mine.policy"
+    policy.write_text("policy mine\n  load:\n    fence\n")
+    grid = write_grid(tmp_path, f'"host.policy" = ["kvm", "{policy}"]', SLOW)
+    result = shell("sweep", grid, "--out", tmp_path / "r.csv", "--json")
+    values = json.loads(result.stdout)
+    assert (result.exit_code, values["violations"], values["errors"]) == (1, 1, 0)
+    assert [row["policy"] for row in values["rows"]] == ["kvm", "mine"]
+    assert values["rows"][1]["violations.first"]
+    assert "violations at 1 points: " in shell("sweep", grid, "--out", tmp_path / "r.csv").stdout
+
+
+def test_json_and_the_default_name(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = shell("sweep", write_grid(tmp_path, "seed = [1, 2]"), "--json", "--workers", "1")
+    values = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (values["out"], values["points"], values["done"], values["ran"]) == ("g.csv", 2, 2, 2)
+    assert (values["errors"], values["violations"], values["partial"]) == (0, 0, False)
+    assert len(values["rows"]) == 2
+    assert (tmp_path / "g.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "r.txt"], "--out must end in .csv or .parquet, not 'r.txt'"),
+        (["--out", "no/r.csv"], "--out no/r.csv: there is no folder no"),
+        (["--workers", "0"], "--workers must be 1 to 4096"),
+        (["--workers", "x"], "--workers must be a number"),
+        (["--engine", "thread"], "--engine must be one of threads, virtual-time; not 'thread'; did you mean threads?"),
+        (["--workers", "1", "--dask", "x"], "give either --workers or --dask, not both"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = shell("sweep", write_grid(tmp_path, SEEDS), *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_every_mistake_is_found_before_anything_runs(tmp_path: Path, shell: Shell) -> None:
+    result = shell("sweep", write_grid(tmp_path, '"host.pcpus" = [1, 0]'), "--out", tmp_path / "r.csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {tmp_path}/g.toml:3: grid.host.pcpus: must be 1 or more, not 0\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.toml", "g.toml"]
+
+
+def begun(grid: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
+    """A sweep in a process of its own, that has done some of its points."""
+    command = [sys.executable, "-m", "ipivrs", "sweep", str(grid), "--out", str(out), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (
+        journal_of(out).exists() and len(journal_of(out).read_text().splitlines()) > 2
+    ):
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_and_it_goes_on(tmp_path: Path, shell: Shell, number: int, code: int) -> None:
+    grid, out = write_grid(tmp_path, "seed = { from = 1, to = 10 }", SLOW), tmp_path / "r.csv"
+    process = begun(grid, out, "--workers", "2")
+    workers = workers_of(process.pid)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    done = journalled(out)
+    assert (process.returncode, stderr) == (
+        code,
+        f"error: interrupted: {len(done)} of 10 points are done; the same command runs the rest\n",
+    )
+    assert 2 <= len(done) < 10
+    assert workers
+    assert not any(is_there(worker) for worker in workers)
+    with out.open() as file:
+        assert {row["point"] for row in csv.DictReader(file)} == set(done)
+    result: dict[str, Any] = json.loads(shell("sweep", grid, "--out", out, "--json").stdout)
+    assert (result["ran"], result["done"], result["partial"]) == (10 - len(done), 10, False)
+    assert [row["seed"] for row in result["rows"]] == list(range(1, 11))
+    assert len({row["point"] for row in result["rows"]}) == 10
+    assert not journal_of(out).exists()
+
+
+def test_after_a_kill_it_goes_on_and_no_worker_is_left(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, "seed = { from = 1, to = 10 }", SLOW), tmp_path / "r.csv"
+    process = begun(grid, out, "--workers", "2")
+    workers = workers_of(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    end = time.monotonic() + 30
+    while any(is_there(worker) for worker in workers) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not any(is_there(worker) for worker in workers)
+    done = len(journalled(out))
+    result = ipivrs.sweep(grid, out=out)
+    assert (result.ran, len(result.rows)) == (10 - done, 10)
