@@ -101,12 +101,12 @@ pub struct View<'a, 'm, W, I> {
     pub stopping: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Frame {
     program: u32,
     next: u32,
-    /// How often each loop has gone round.
-    rounds: Vec<u64>,
+    /// Where its loops begin in [`Cursor::rounds`].
+    loops: u32,
     /// RFLAGS.IF when the handler ends.
     interrupts: bool,
     /// Cycles of the computation that the handler interrupted.
@@ -117,6 +117,8 @@ struct Frame {
 #[derive(Clone, Debug)]
 pub struct Cursor {
     frames: Vec<Frame>,
+    /// How often each loop of each frame has gone round.
+    rounds: Vec<u64>,
     random: Xoshiro256PlusPlus,
     /// Signals counted when this vCPU last waited for each.
     waited: Vec<u64>,
@@ -133,7 +135,8 @@ impl Cursor {
     #[must_use]
     pub fn new(code: &GuestCode, vcpu: u32, seed: u64) -> Self {
         let mut cursor = Self {
-            frames: Vec::with_capacity(4),
+            frames: Vec::with_capacity(2),
+            rounds: Vec::new(),
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             waited: Vec::new(),
             calls: 0,
@@ -148,6 +151,7 @@ impl Cursor {
     /// Back to the beginning, as after INIT and a start-up IPI.
     pub fn restart(&mut self, code: &GuestCode, vcpu: u32) {
         self.frames.clear();
+        self.rounds.clear();
         self.next_target = None;
         self.half_sent = None;
         if let Some(&program) = code.main.get(vcpu as usize) {
@@ -175,12 +179,29 @@ impl Cursor {
         self.frames.is_empty()
     }
 
+    /// Whether its next act neither changes nor sees anything that another vCPU sees or changes.
+    #[must_use]
+    pub fn keeps_to_itself(&self, code: &GuestCode) -> bool {
+        let Some(frame) = self.frames.last().filter(|_| self.half_sent.is_none()) else { return false };
+        let Some(program) = code.programs.get(frame.program as usize) else { return false };
+        match program.code.get(frame.next as usize) {
+            // The end of a handler; that of the program is the run's business.
+            None => self.frames.len() > 1,
+            Some(Instruction::Eoi | Instruction::LoopBegin { .. } | Instruction::Goto(_)) => true,
+            Some(Instruction::LoopEnd { times, .. }) => times.is_some(),
+            Some(_) => false,
+        }
+    }
+
     fn enter(&mut self, code: &GuestCode, program: u32, interrupts: bool, computing: u32) {
         let loops = code.programs.get(program as usize).map_or(0, |program| usize::from(program.loops));
-        self.frames.push(Frame { program, next: 0, rounds: vec![0; loops], interrupts, computing });
+        let begin = self.rounds.len();
+        self.rounds.resize(begin + loops, 0);
+        self.frames.push(Frame { program, next: 0, loops: begin as u32, interrupts, computing });
     }
 
     /// What the vCPU does next.
+    #[inline(never)]
     pub fn next<W: Word, I: Fn(u32) -> ApicIdentity>(&mut self, code: &GuestCode, view: &View<'_, '_, W, I>) -> Action {
         if let Some(icr) = self.half_sent.take() {
             return Action::Send { icr, via: Via::Mmio };
@@ -189,7 +210,8 @@ impl Cursor {
         let Some(frame) = self.frames.last_mut() else { return Action::Idle };
         let instruction = code.programs.get(frame.program as usize).and_then(|p| p.code.get(frame.next as usize));
         let Some(instruction) = instruction else {
-            let (interrupts, computing) = (frame.interrupts, frame.computing);
+            let Frame { interrupts, computing, loops, .. } = *frame;
+            self.rounds.truncate(loops as usize);
             self.frames.pop();
             return if handler { Action::Return { interrupts, computing } } else { Action::Idle };
         };
@@ -203,13 +225,13 @@ impl Cursor {
                 Action::Internal
             }
             Instruction::LoopBegin { number } => {
-                if let Some(rounds) = frame.rounds.get_mut(usize::from(*number)) {
+                if let Some(rounds) = self.rounds.get_mut(frame.loops as usize + usize::from(*number)) {
                     *rounds = 0;
                 }
                 Action::Internal
             }
             Instruction::LoopEnd { number, start, times } => {
-                let done = match (frame.rounds.get_mut(usize::from(*number)), times) {
+                let done = match (self.rounds.get_mut(frame.loops as usize + usize::from(*number)), times) {
                     (Some(rounds), Some(times)) => {
                         *rounds += 1;
                         *rounds >= *times

@@ -1,6 +1,8 @@
 //! What vCPUs execute: programs of statements, and plain lists of interrupts from a recording.
 
 mod cursor;
+#[cfg(test)]
+mod cursor_tests;
 mod program;
 mod sends;
 mod shared;

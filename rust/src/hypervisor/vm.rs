@@ -241,18 +241,37 @@ impl Vm {
     /// # Errors
     /// What is wrong with the configuration, or a memory that is too small.
     pub fn create<W: Word>(memory: &PhysicalMemory<W>, config: &VmConfig) -> Result<(Self, Vec<Vcpu>), VmError> {
+        let (this, descriptors) = Self::prepare(memory, config)?;
+        let vcpus = this.vcpus(memory, config, descriptors).collect::<Result<_, _>>()?;
+        Ok((this, vcpus))
+    }
+
+    /// Makes the VM without its vCPUs, and the descriptors that these are to have.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or a memory that is too small.
+    pub fn prepare<W: Word>(memory: &PhysicalMemory<W>, config: &VmConfig) -> Result<(Self, Vec<u64>), VmError> {
         config.check()?;
         let this = Self::precreate(memory, config)?;
         let vm = this.vm;
         // Descriptors stand together and pages stand together: a large VM then costs little beside its pages.
         let descriptors = (0..config.apic_ids.len() as u32)
             .map(|vcpu| memory.allocate(Owner::Descriptor { vm, vcpu }, DESCRIPTOR_BYTES, DESCRIPTOR_BYTES))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut vcpus = Vec::with_capacity(descriptors.len());
-        for ((vcpu, &apic_id), descriptor) in (0..).zip(&config.apic_ids).zip(descriptors) {
-            vcpus.push(this.create_vcpu(memory, vcpu, apic_id, config.mode, descriptor)?);
-        }
-        Ok((this, vcpus))
+            .collect::<Result<_, _>>()?;
+        Ok((this, descriptors))
+    }
+
+    /// Makes the vCPUs of a VM that [`Vm::prepare`] made, one after the other; each has done its first VM entry.
+    pub fn vcpus<'a, W: Word>(
+        &'a self,
+        memory: &'a PhysicalMemory<W>,
+        config: &'a VmConfig,
+        descriptors: Vec<u64>,
+    ) -> impl Iterator<Item = Result<Vcpu, VmError>> + 'a {
+        (0..)
+            .zip(&config.apic_ids)
+            .zip(descriptors)
+            .map(|((vcpu, &apic_id), descriptor)| self.create_vcpu(memory, vcpu, apic_id, config.mode, descriptor))
     }
 
     /// What all vCPUs share, before the first of them. (`vmx_vcpu_precreate`) The table is there even while APICv is

@@ -60,11 +60,10 @@ pub enum Owner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum LineKind {
-    /// Nobody's: never allocated, a red zone, or freed.
-    Nobody = 0,
+    /// Neither of the others: never allocated, a red zone, freed, or an allocation of another kind.
+    Other = 0,
     Descriptor = 1,
     Table = 2,
-    Other = 3,
 }
 
 impl Owner {

@@ -2,7 +2,6 @@
 
 use super::Word;
 use super::owner::{Allocation, LineKind, Owner};
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -51,8 +50,8 @@ pub struct PhysicalMemory<W> {
 
 #[derive(Debug)]
 struct Ledger {
-    /// By address.
-    allocations: BTreeMap<u64, Allocation>,
+    /// In the order of their addresses.
+    allocations: Vec<Allocation>,
     next: u64,
 }
 
@@ -68,7 +67,7 @@ impl<W: Word> PhysicalMemory<W> {
             words,
             base,
             kinds: bytemuck::allocation::zeroed_slice_box(lines),
-            ledger: Mutex::new(Ledger { allocations: BTreeMap::new(), next: FIRST_ADDRESS }),
+            ledger: Mutex::new(Ledger { allocations: Vec::new(), next: FIRST_ADDRESS }),
         }
     }
 
@@ -97,16 +96,21 @@ impl<W: Word> PhysicalMemory<W> {
             return Err(OutOfMemory { asked: end - ledger.next, free: self.bytes() - ledger.next, size: self.bytes() });
         }
         ledger.next = end;
-        ledger.allocations.insert(address, Allocation { address, bytes, owner });
-        self.tag(address, bytes, owner.line_kind());
+        ledger.allocations.push(Allocation { address, bytes, owner });
+        // Lines are of no special kind to begin with, and most stay so: their tags then cost no memory.
+        if owner.line_kind() != LineKind::Other {
+            self.tag(address, bytes, owner.line_kind());
+        }
         Ok(address)
     }
 
     /// Takes back the piece that begins at `address`: whoever reaches it from now on is in nobody's memory.
     /// Returns what it was, or none if no piece begins there. The addresses are not handed out again.
     pub fn free(&self, address: u64) -> Option<Allocation> {
-        let allocation = self.ledger().allocations.remove(&address)?;
-        self.tag(address, allocation.bytes, LineKind::Nobody);
+        let mut ledger = self.ledger();
+        let at = ledger.allocations.binary_search_by_key(&address, |piece| piece.address).ok()?;
+        let allocation = ledger.allocations.remove(at);
+        self.tag(address, allocation.bytes, LineKind::Other);
         Some(allocation)
     }
 
@@ -114,7 +118,8 @@ impl<W: Word> PhysicalMemory<W> {
     #[must_use]
     pub fn owner_of(&self, address: u64) -> Option<Allocation> {
         let ledger = self.ledger();
-        let (_, piece) = ledger.allocations.range(..=address).next_back()?;
+        let behind = ledger.allocations.partition_point(|piece| piece.address <= address);
+        let piece = ledger.allocations.get(behind.checked_sub(1)?)?;
         (address - piece.address < piece.bytes).then_some(*piece)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! SDM vol. 3C, "Evaluation of Pending Virtual Interrupts" 30.2.1, "Virtual-Interrupt Delivery" 30.2.2.
 
-use super::{Activity, NonRoot};
+use super::{Activity, NonRoot, VirtualProcessor};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason, vector};
 use crate::memory::Word;
 
@@ -32,6 +32,11 @@ impl<W: Word> NonRoot<'_, W> {
     /// interrupt window (26.2).
     #[inline]
     pub fn boundary(&mut self) -> Boundary {
+        let VirtualProcessor { recognized, threshold_due, controls, .. } = &*self.vp;
+        if !(*recognized || *threshold_due || controls.interrupt_window_exiting) {
+            // Nearly always.
+            return Boundary::Nothing;
+        }
         if self.vp.threshold_due {
             self.vp.threshold_due = false;
             if self.tpr_below_threshold() {

@@ -3,7 +3,7 @@
 //! SDM vol. 3C, "VM-Execution Control Fields" 27.2.1.1 and "Updating Non-Register State" 27.3.2.5; a failed check is VM-instruction
 //! error 7. One check, one variant, in the order of the manual's list.
 
-use super::non_root::{Controls, OutsideMemory, VirtualProcessor, pages};
+use super::non_root::{Controls, OutsideMemory, Pages, VirtualProcessor};
 use super::vmcs::{Capabilities, Vmcs, fits};
 use super::{NonRoot, VirtualApic};
 use crate::arch::posted_interrupt::{DESCRIPTOR_BYTES, ENTRY_BYTES};
@@ -141,13 +141,13 @@ impl<'a, W: Word> NonRoot<'a, W> {
         let vtpr = page.map_or(0, |page| VirtualApic::new(page).get(ApicRegister::TPR) as u8);
         check(&vp.vmcs, &vp.capabilities, vtpr)?;
         let controls = Controls::of(&vp.vmcs);
-        let (apic, bitmap) = pages(memory, &vp.vmcs, controls)
+        let pages = Pages::with(memory, &vp.vmcs, controls)
             .map_err(|OutsideMemory { what, address }| EntryFailure::OutsideMemory { what, address })?;
         vp.controls = controls;
         vp.recognized = false;
         // "VM Exits Induced by the TPR Threshold" 27.7.7.
         vp.threshold_due = controls.tpr_shadow && controls.apic_accesses && !controls.interrupt_delivery;
-        let mut guest = Self::new(memory, apic, bitmap, vp);
+        let mut guest = Self::resume_with(memory, pages, vp);
         if controls.interrupt_delivery {
             guest.ppr_virtualization();
             guest.evaluate();

@@ -36,7 +36,7 @@ pub use entry::{EntryFailure, check};
 pub use icr_rules::{IcrRule, x2apic_reserved};
 pub use local_apic::LocalApic;
 pub use model::Model;
-pub use non_root::{Activity, NonRoot, VirtualProcessor};
+pub use non_root::{Activity, NonRoot, Pages, VirtualProcessor};
 pub use outcome::{Notice, Notification, Outcome, Posted, Read, Violation};
 pub use posted::{ExternalInterrupt, Harvest, harvest};
 pub use senduipi::SendUipi;

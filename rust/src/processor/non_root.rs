@@ -19,9 +19,8 @@ pub enum Activity {
     WaitForSipi,
 }
 
-/// One VMCS and the guest state that interrupts depend on. It moves with the vCPU, and shares no cache line with another.
+/// One VMCS and the guest state that interrupts depend on. It moves with the vCPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[repr(align(64))]
 pub struct VirtualProcessor {
     /// The VMCS. Controls take effect at the next VM entry.
     pub vmcs: Vmcs,
@@ -124,22 +123,45 @@ pub struct NonRoot<'a, W> {
     pub(super) vp: &'a mut VirtualProcessor,
 }
 
+/// The memory that a virtual processor uses from a VM entry on: its virtual-APIC page, the MSR bitmap if it looks at one,
+/// its own descriptor if the VMCS's address is one.
+#[derive(Debug)]
+pub struct Pages<'a, W> {
+    apic: VirtualApic<'a, W>,
+    bitmap: Option<&'a Page<W>>,
+    own: Option<&'a Line<W>>,
+}
+
+impl<W> Clone for Pages<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Pages<'_, W> {}
+
 /// A page that the VMCS names is outside of memory.
 pub(super) struct OutsideMemory {
     pub(super) what: &'static str,
     pub(super) address: u64,
 }
 
-/// The pages that a processor with these controls uses: the virtual-APIC page, and the MSR bitmap if it looks at one.
-pub(super) fn pages<'a, W: Word>(
-    memory: &'a PhysicalMemory<W>,
-    vmcs: &Vmcs,
-    controls: Controls,
-) -> Result<(VirtualApic<'a, W>, Option<&'a Page<W>>), OutsideMemory> {
-    let page = |what, address| memory.page(address).ok_or(OutsideMemory { what, address });
-    let apic = VirtualApic::new(page("virtual-APIC page", vmcs.virtual_apic)?);
-    let bitmap = if controls.msr_bitmaps { Some(page("MSR bitmap", vmcs.msr_bitmap)?) } else { None };
-    Ok((apic, bitmap))
+impl<'a, W: Word> Pages<'a, W> {
+    /// Those of a processor that entered with this VMCS.
+    ///
+    /// # Errors
+    /// A page that the VMCS names is outside of memory.
+    pub fn of(memory: &'a PhysicalMemory<W>, vp: &VirtualProcessor) -> Result<Self, Violation> {
+        Self::with(memory, &vp.vmcs, vp.controls)
+            .map_err(|OutsideMemory { what, address }| Violation::PageOutside { what, address })
+    }
+
+    pub(super) fn with(memory: &'a PhysicalMemory<W>, vmcs: &Vmcs, controls: Controls) -> Result<Self, OutsideMemory> {
+        let page = |what, address| memory.page(address).ok_or(OutsideMemory { what, address });
+        let apic = VirtualApic::new(page("virtual-APIC page", vmcs.virtual_apic)?);
+        let bitmap = if controls.msr_bitmaps { Some(page("MSR bitmap", vmcs.msr_bitmap)?) } else { None };
+        Ok(Self { apic, bitmap, own: memory.descriptor(vmcs.descriptor) })
+    }
 }
 
 impl<'a, W: Word> NonRoot<'a, W> {
@@ -148,18 +170,13 @@ impl<'a, W: Word> NonRoot<'a, W> {
     /// # Errors
     /// A page that the VMCS names is outside of memory.
     pub fn resume(memory: &'a PhysicalMemory<W>, vp: &'a mut VirtualProcessor) -> Result<Self, Violation> {
-        let (apic, bitmap) = pages(memory, &vp.vmcs, vp.controls)
-            .map_err(|OutsideMemory { what, address }| Violation::PageOutside { what, address })?;
-        Ok(Self::new(memory, apic, bitmap, vp))
+        Pages::of(memory, vp).map(|pages| Self::resume_with(memory, pages, vp))
     }
 
-    pub(super) fn new(
-        memory: &'a PhysicalMemory<W>,
-        apic: VirtualApic<'a, W>,
-        bitmap: Option<&'a Page<W>>,
-        vp: &'a mut VirtualProcessor,
-    ) -> Self {
-        let own = memory.descriptor(vp.vmcs.descriptor);
+    /// The same where nothing in the VMCS has changed since `pages` were found.
+    #[inline]
+    pub fn resume_with(memory: &'a PhysicalMemory<W>, pages: Pages<'a, W>, vp: &'a mut VirtualProcessor) -> Self {
+        let Pages { apic, bitmap, own } = pages;
         let entry_bits = PidPointerEntry::checked_bits(vp.capabilities.max_phys_addr_bits);
         Self { memory, apic, bitmap, own, entry_bits, vp }
     }

@@ -7,6 +7,8 @@ use crate::hypervisor::Task;
 /// Entries of a trail.
 const ENTRIES: usize = 8;
 
+/// It shares no cache line with another: each may be on a thread of its own.
+#[repr(align(64))]
 pub(in crate::engine) struct Runner {
     pub(in crate::engine) task: Task,
     pub(in crate::engine) cursor: Cursor,

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-/// Never.
-pub(super) const NEVER: u64 = u64::MAX;
+/// Never. One less than the greatest number: see [`Place::first`].
+pub(super) const NEVER: u64 = u64::MAX - 1;
 
 /// A physical interrupt on its way to a local APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,59 +19,88 @@ pub(super) struct Arrival {
 /// When each actor acts next: a tournament, so that the first of all is at hand and a change costs one path of it.
 #[derive(Debug)]
 pub(super) struct Calendar {
-    /// Leaves from `width` on; above two places the earlier time of both, the left one's where they are the same.
-    times: Vec<u64>,
+    /// Leaves from `width` on; above two places the first of both.
+    places: Vec<Place>,
     width: usize,
     arrivals: VecDeque<Arrival>,
+}
+
+/// When somebody acts, and who.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    time: u64,
+    actor: u32,
+}
+
+impl Place {
+    /// The first of what is at place `at` and of what is beside it. At the same time it is the left one, whose actors
+    /// have lower numbers; left places are even.
+    #[inline]
+    const fn first(self, at: usize, beside: Self) -> Self {
+        if beside.time < self.time + (at as u64 & 1) { beside } else { self }
+    }
 }
 
 impl Calendar {
     /// For so many actors, none of which ever acts yet.
     pub(super) fn new(actors: usize) -> Self {
         let width = actors.max(1).next_power_of_two();
-        Self { times: vec![NEVER; 2 * width], width, arrivals: VecDeque::new() }
+        let mut places = vec![Place { time: NEVER, actor: 0 }; 2 * width];
+        for at in (1..2 * width).rev() {
+            places[at] = if at < width { places[2 * at] } else { Place { time: NEVER, actor: (at - width) as u32 } };
+        }
+        Self { places, width, arrivals: VecDeque::new() }
     }
 
     /// When an actor acts next.
     #[inline]
     pub(super) fn time(&self, actor: u32) -> u64 {
-        self.times[self.width + actor as usize]
+        self.places[self.width + actor as usize].time
     }
 
+    /// An actor acts then and not before.
     #[inline]
     pub(super) fn set(&mut self, actor: u32, time: u64) {
         let mut at = self.width + actor as usize;
-        self.times[at] = time;
+        let mut first = Place { time, actor };
+        self.places[at] = first;
         while at > 1 {
+            first = first.first(at, self.places[at ^ 1]);
             at /= 2;
-            let first = self.times[2 * at].min(self.times[2 * at + 1]);
-            if self.times[at] == first {
+            if self.places[at] == first {
                 break;
             }
-            self.times[at] = first;
+            self.places[at] = first;
         }
     }
 
-    /// The time of the first actor.
+    /// The first actor's time, and the actor.
     #[inline]
-    pub(super) fn first_time(&self) -> u64 {
-        self.times[1]
+    pub(super) fn first(&self) -> (u64, u32) {
+        let first = self.places[1];
+        (first.time, first.actor)
     }
 
-    /// The first actor.
+    /// The first of all others.
     #[inline]
-    pub(super) fn first(&self) -> u32 {
-        let mut at = 1;
-        while at < self.width {
-            at = 2 * at + usize::from(self.times[2 * at] != self.times[at]);
+    pub(super) fn rival(&self, actor: u32) -> (u64, u32) {
+        let mut at = self.width + actor as usize;
+        let mut first = Place { time: NEVER, actor: u32::MAX };
+        while at > 1 {
+            first = first.first(at, self.places[at ^ 1]);
+            at /= 2;
         }
-        (at - self.width) as u32
+        (first.time, first.actor)
     }
 
     /// An interrupt sets out.
     #[inline]
     pub(super) fn send(&mut self, arrival: Arrival) {
         // Nearly always the last: flights take the same time, and who sends first is first.
+        if self.arrivals.back().is_none_or(|last| last.time <= arrival.time) {
+            self.arrivals.push_back(arrival);
+            return;
+        }
         let behind = self.arrivals.iter().rev().take_while(|other| other.time > arrival.time).count();
         self.arrivals.insert(self.arrivals.len() - behind, arrival);
     }
@@ -109,8 +138,12 @@ mod tests {
                 calendar.set(actor, time);
                 plain[actor as usize] = time;
                 let first = (0..actors).min_by_key(|&actor| (plain[actor as usize], actor)).unwrap();
-                prop_assert_eq!((calendar.first(), calendar.first_time()), (first, plain[first as usize]));
+                prop_assert_eq!(calendar.first(), (plain[first as usize], first));
                 prop_assert_eq!(calendar.time(actor), time);
+                let others = (0..actors).filter(|&other| other != actor).map(|other| (plain[other as usize], other));
+                let rival = others.min().unwrap_or((NEVER, u32::MAX));
+                prop_assert_eq!(calendar.rival(actor).0, rival.0);
+                prop_assert!(rival.0 == NEVER || calendar.rival(actor).1 == rival.1);
             }
         }
 

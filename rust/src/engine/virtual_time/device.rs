@@ -2,6 +2,7 @@
 //!
 //! Intel VT-d, "Interrupt Posting" 5.2.3: the acts are those of IPI virtualization; an urgent interrupt does not ask SN.
 
+use super::calendar::NEVER;
 use super::latency::Class;
 use super::simulation::Simulation;
 use crate::arch::NotificationDestination;
@@ -18,24 +19,26 @@ pub(super) struct DeviceState {
 }
 
 impl Simulation<'_, '_> {
-    /// The next post of a device.
-    pub(super) fn device(&mut self, number: u32) {
+    /// The next post of a device. Returns when the one after it is due.
+    pub(super) fn device(&mut self, number: u32) -> u64 {
         let config = self.config;
-        let Some(device) = config.devices.get(number as usize) else { return };
+        let Some(device) = config.devices.get(number as usize) else { return NEVER };
         let turn = self.devices[number as usize].posted;
         if device.posts.is_some_and(|posts| turn >= posts) {
-            self.unfinished -= 1;
+            self.one_finished();
             self.finished_at = self.finished_at.max(self.now);
-            return;
+            return NEVER;
         }
         if self.stopping {
-            self.unfinished -= usize::from(device.posts.is_some());
-            return;
+            if device.posts.is_some() {
+                self.one_finished();
+            }
+            return NEVER;
         }
         self.devices[number as usize].posted += 1;
         let next = self.now + u64::from(device.gap) * SPIN + u64::from(self.costs.instruction);
         self.post(device, turn);
-        self.calendar.set(self.current, next);
+        next
     }
 
     fn post(&mut self, device: &crate::engine::machine::Device, turn: u64) {

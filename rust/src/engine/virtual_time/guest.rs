@@ -13,7 +13,7 @@ use crate::engine::machine::{Runner, Trail, What};
 use crate::guest::{Action, Via, View};
 use crate::hypervisor::{ApicIdentity, Instruction, LOCAL_TIMER_VECTOR, VcpuWords};
 use crate::memory::{Owner, Word};
-use crate::processor::{Access, Boundary, ExternalInterrupt, NonRoot, Notice, Outcome, local_apic};
+use crate::processor::{Access, Boundary, ExternalInterrupt, NonRoot, Notice, Outcome, Pages, local_apic};
 use std::cell::Cell;
 
 type Guest<'a> = NonRoot<'a, Cell<u64>>;
@@ -42,6 +42,7 @@ impl Simulation<'_, '_> {
         if let Some(failure) = failure {
             return self.give_up(runner, &failure.to_string());
         }
+        let pages = Pages::of(self.memory, runner.task.vcpu.vp()).ok();
         self.account.counts.nmis += u64::from(nmi);
         if let Some(vector) = inject {
             self.spend(self.costs.delivery);
@@ -51,7 +52,7 @@ impl Simulation<'_, '_> {
             self.delivered(runner.task.slot, vector);
         }
         let at = &mut self.pcpus[self.current as usize];
-        (at.since, at.attention) = (self.now, true);
+        (at.since, at.attention, at.pages) = (self.now, true, pages);
         Next::Go(Phase::Guest)
     }
 
@@ -70,22 +71,29 @@ impl Simulation<'_, '_> {
             (runner.task.slot, runner.task.vcpu.vcpu(), runner.task.vcpu.mode(), runner.task.vcpu.base());
         let memory = self.memory;
         let Runner { task, cursor, computing, finished, trail, .. } = runner;
-        let mut guest = match NonRoot::resume(memory, task.vcpu.vp_mut()) {
-            Ok(guest) => guest,
-            Err(violation) => {
-                self.account.violation(violation.kind(), slot, violation.message(memory));
-                self.broken = true;
-                return Next::Broken;
-            }
-        };
-        self.stop_spinning(vm_number);
+        let Some(pages) = self.pcpus[number].pages else { return Next::Broken };
+        let mut guest = NonRoot::resume_with(memory, pages, task.vcpu.vp_mut());
+        if self.pcpus[number].spins_on.is_some() {
+            self.stop_spinning(vm_number);
+        }
+        if *computing > 0 {
+            let at = &mut self.pcpus[number];
+            *computing -= (self.now - at.since).min(u64::from(*computing)) as u32;
+            at.since = self.now;
+        }
+        let mut slice_end = self.slice_end_if_shared();
         let identity = |vcpu: u32| of.vcpu_words(memory, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity);
+        let mut view = View {
+            vcpu,
+            vcpus,
+            mode,
+            interrupts: false,
+            base,
+            memory: &shared,
+            identity: &identity,
+            stopping: self.stopping,
+        };
         loop {
-            if *computing > 0 {
-                let at = &mut self.pcpus[number];
-                *computing -= (self.now - at.since).min(u64::from(*computing)) as u32;
-                at.since = self.now;
-            }
             if self.pcpus[number].attention
                 && let Some(left) = self.external_interrupt(&mut guest, slot)
             {
@@ -105,37 +113,29 @@ impl Simulation<'_, '_> {
                     Boundary::Exit(exit) => return self.leave(exit, Instruction::Other),
                 }
             }
-            if self.now >= self.pcpus[number].slice_end && (self.others() || self.config.chaos.preempt) {
+            if self.now >= slice_end {
                 // The host's timer: it is taken at once.
                 let at = &mut self.pcpus[number];
-                at.slice_end = NEVER;
+                (at.slice_end, slice_end) = (NEVER, NEVER);
                 at.attention = true;
                 local_apic::request(at.local.requests(), LOCAL_TIMER_VECTOR);
                 continue;
             }
-            if self.now >= self.limit {
-                self.pcpus[number].since = self.now;
-                return Next::Wait(self.now);
-            }
             if *computing > 0 {
-                let end = self.now + u64::from(*computing);
-                let until = end.min(self.slice_end_if_shared());
-                if until > self.limit.saturating_sub(1) {
+                let until = (self.now + u64::from(*computing)).min(slice_end);
+                if until >= self.limit {
+                    self.pcpus[number].since = self.now;
                     return Next::Wait(until);
                 }
+                *computing -= (until - self.now) as u32;
                 self.now = until;
                 continue;
             }
-            let view = View {
-                vcpu,
-                vcpus,
-                mode,
-                interrupts: guest.state().interrupt_flag,
-                base,
-                memory: &shared,
-                identity: &identity,
-                stopping: self.stopping,
-            };
+            if self.now >= self.limit && !(self.undisturbed() && cursor.keeps_to_itself(code)) {
+                self.pcpus[number].since = self.now;
+                return Next::Wait(self.now);
+            }
+            view.interrupts = guest.state().interrupt_flag;
             let action = cursor.next(code, &view);
             if mode == ApicMode::Disabled && reaches_page(action) {
                 // There is no APIC at that address now: what is written there is lost.
@@ -150,6 +150,15 @@ impl Simulation<'_, '_> {
         }
     }
 
+    /// Nobody else can reach the pCPU that acts before its next act: others act later than `limit`, and what they do
+    /// arrives after an interrupt's flight, or at the end of the time slice.
+    fn undisturbed(&self) -> bool {
+        // Of two actors at the same time the first may act up to one cycle later: that is in the limit.
+        self.now + 1 < self.limit.saturating_add(u64::from(self.costs.notification_flight))
+            && self.now < self.calendar.arrival_time()
+            && self.now < self.pcpus[self.current as usize].slice_end
+    }
+
     /// Does what the program wants next.
     fn act(&mut self, guest: &mut Guest<'_>, action: Action, seat: &mut Seat<'_>) -> Step {
         match action {
@@ -162,10 +171,9 @@ impl Simulation<'_, '_> {
                 self.told(seat.vm);
                 Step::Next
             }
-            Action::Send { icr, via } => self.send_ipi(guest, icr, via, seat.slot, seat.trail),
+            Action::Send { icr, via } => self.send_ipi(guest, icr, via, seat),
             Action::Compute { cycles } => {
                 *seat.computing = cycles;
-                self.pcpus[self.current as usize].since = self.now;
                 Step::Next
             }
             Action::Spin { on } => {
@@ -176,7 +184,7 @@ impl Simulation<'_, '_> {
             }
             Action::Idle => {
                 if !std::mem::replace(seat.finished, true) {
-                    self.program_ended(seat.slot);
+                    self.program_ended(seat.vm, seat.slot);
                 }
                 self.halt(guest)
             }
@@ -202,7 +210,6 @@ impl Simulation<'_, '_> {
                 guest.state_mut().interrupt_flag = interrupts;
                 *seat.computing = left;
                 self.spend(self.costs.interrupt_return);
-                self.pcpus[self.current as usize].since = self.now;
                 Step::Next
             }
         }
@@ -233,10 +240,9 @@ impl Simulation<'_, '_> {
         Step::Next
     }
 
-    fn program_ended(&mut self, slot: u32) {
-        let vm = self.vms.iter().find(|vm| (vm.first_slot..vm.first_slot + vm.guest.capacity()).contains(&slot));
-        if vm.is_some_and(|vm| ends(vm.guest, slot - vm.first_slot)) {
-            self.unfinished -= 1;
+    fn program_ended(&mut self, vm: usize, slot: u32) {
+        if self.vms.get(vm).is_some_and(|vm| ends(vm.guest, slot - vm.first_slot)) {
+            self.one_finished();
             self.finished_at = self.finished_at.max(self.now);
         }
     }
@@ -273,7 +279,6 @@ impl Simulation<'_, '_> {
             ExternalInterrupt::None => self.pcpus[number].attention = false,
             ExternalInterrupt::Processed(harvest) => {
                 self.spend(self.costs.notification_processing);
-                self.pcpus[number].since = self.now;
                 self.account.notifications.spurious += u64::from(harvest.taken == 0);
                 if harvest.merged > 0 {
                     self.account.harvested(slot, harvest, guest.state_mut().take_merged());
@@ -295,7 +300,8 @@ impl Simulation<'_, '_> {
     }
 
     /// The write that sends an interrupt.
-    fn send_ipi(&mut self, guest: &mut Guest<'_>, icr: Icr, via: Via, slot: u32, trail: &mut Trail) -> Step {
+    fn send_ipi(&mut self, guest: &mut Guest<'_>, icr: Icr, via: Via, seat: &mut Seat<'_>) -> Step {
+        let Seat { slot, vm, ref mut trail, .. } = *seat;
         let written_at = self.now;
         self.pcpus[self.current as usize].written_at = written_at;
         let (outcome, instruction, cost) = match via {
@@ -316,11 +322,10 @@ impl Simulation<'_, '_> {
             }
         };
         self.spend(cost);
-        let mut to = slot;
         match outcome {
             Outcome::Posted(posted) => {
                 self.spend(self.costs.post);
-                to = self.target_of(slot, posted.apic_id, posted.descriptor);
+                let to = self.target_of(vm, slot, posted.apic_id, posted.descriptor);
                 let class = self.class_of(to);
                 if let Notice::Due(due) = posted.notice {
                     let pcpu = NotificationDestination::from_bits(due.destination).decode(self.config.host_apic);
@@ -332,6 +337,8 @@ impl Simulation<'_, '_> {
                 trail.note(What::Posted, posted.vector, to);
                 self.log_event(slot, What::Posted, posted.vector, to);
                 self.posted_for(to, posted.vector, class, written_at);
+                self.account.sent(&outcome, to);
+                return Step::Next;
             }
             Outcome::SelfIpi { vector, .. } => self.stopwatch.sent(slot, vector, Class::OwnIpi, written_at),
             Outcome::Exit(_) => {
@@ -340,14 +347,13 @@ impl Simulation<'_, '_> {
             }
             _ => {}
         }
-        self.account.sent(&outcome, to);
+        self.account.sent(&outcome, slot);
         self.written(outcome, instruction, slot)
     }
 
     /// The slot of the vCPU whose descriptor that is.
-    fn target_of(&mut self, from: u32, apic_id: u32, descriptor: u64) -> u32 {
-        let vm = self.vms.iter().find(|vm| (vm.first_slot..vm.first_slot + vm.guest.capacity()).contains(&from));
-        let first = vm.map_or(0, |vm| vm.first_slot);
+    fn target_of(&mut self, vm: usize, from: u32, apic_id: u32, descriptor: u64) -> u32 {
+        let first = self.vms.get(vm).map_or(0, |vm| vm.first_slot);
         if !self.config.naive_apic_ids {
             // vCPU k has APIC ID k, unless a guest has rewritten its ID; the table is indexed by the first.
             return first + apic_id;

@@ -2,6 +2,7 @@
 //!
 //! A phase is a stretch of code that nothing interrupts; its costs are over when the next one begins.
 
+use super::calendar::NEVER;
 use super::simulation::{Simulation, Whereabouts, next_round};
 use crate::arch::{Exit, ExitReason};
 use crate::engine::machine::verdict::Directory;
@@ -9,7 +10,7 @@ use crate::engine::machine::{Runner, What};
 use crate::hypervisor::{
     Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, host_interrupt, set_inhibit,
 };
-use crate::processor::LocalApic;
+use crate::processor::{LocalApic, Pages};
 use rand_xoshiro::rand_core::Rng;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -58,6 +59,8 @@ pub(super) struct Pcpu<'m> {
     over: bool,
     /// When the guest's computation, or its spinning, began.
     pub(super) since: u64,
+    /// The pages that the processor uses in the guest.
+    pub(super) pages: Option<Pages<'m, Cell<u64>>>,
     /// When its guest last wrote to its local APIC.
     pub(super) written_at: u64,
     /// The word that the guest spins on, and what it saw there.
@@ -79,6 +82,7 @@ impl<'m> Pcpu<'m> {
             slice_end: 0,
             over: false,
             since: 0,
+            pages: None,
             written_at: 0,
             spins_on: None,
             halted_at: 0,
@@ -100,31 +104,30 @@ pub(super) enum Next {
 }
 
 impl Simulation<'_, '_> {
-    /// The pCPU whose turn it is acts, until somebody else has to.
-    pub(super) fn turn(&mut self) {
-        self.take_turn();
+    /// The pCPU whose turn it is acts, until somebody else has to. Returns when it acts again.
+    pub(super) fn turn(&mut self) -> u64 {
+        let again = self.take_turn();
         self.pcpus[self.current as usize].clock = self.now;
+        again
     }
 
-    fn take_turn(&mut self) {
+    fn take_turn(&mut self) -> u64 {
         let number = self.current as usize;
         loop {
             let Some(mut runner) = self.pcpus[number].runner.take() else {
                 if !self.idle_turn() {
-                    return;
+                    return NEVER;
                 }
                 continue;
             };
             match self.go_on(&mut runner) {
                 Next::Go(_) | Next::Broken => {
                     self.pcpus[number].runner = Some(runner);
-                    self.calendar.set(self.current, self.now);
-                    return;
+                    return self.now;
                 }
                 Next::Wait(until) => {
                     self.pcpus[number].runner = Some(runner);
-                    self.calendar.set(self.current, until);
-                    return;
+                    return until;
                 }
                 Next::Preempted => self.preempted(runner),
                 Next::Asleep => self.asleep(runner),
@@ -132,8 +135,7 @@ impl Simulation<'_, '_> {
             self.pcpus[number].phase = Phase::Idle;
             self.idle += 1;
             if self.now >= self.limit {
-                self.calendar.set(self.current, self.now);
-                return;
+                return self.now;
             }
         }
     }
@@ -175,26 +177,29 @@ impl Simulation<'_, '_> {
     fn go_on(&mut self, runner: &mut Runner) -> Next {
         let number = self.current as usize;
         loop {
-            let next = match self.pcpus[number].phase {
-                Phase::Guest => self.guest(runner),
-                Phase::Root | Phase::Idle => self.root(runner),
-                Phase::Enter { inject, nmi } => self.enter(runner, inject, nmi),
-                Phase::Exited { exit, acknowledged, instruction } => {
-                    self.exited(runner, exit, acknowledged, instruction)
-                }
-                Phase::Handle { exit, acknowledged, instruction } => {
-                    self.handle(runner, exit, acknowledged, instruction)
-                }
-                Phase::Poll { since, until } => self.poll(runner, since, until),
-                Phase::Block => self.block(runner),
-                Phase::CheckBlock => self.check_block(runner),
-                Phase::Sleep => Next::Asleep,
-            };
+            let in_guest = matches!(self.pcpus[number].phase, Phase::Guest);
+            let next = if in_guest { self.guest(runner) } else { self.in_root(runner) };
             let Next::Go(phase) = next else { return next };
             self.pcpus[number].phase = phase;
             if self.now >= self.limit {
                 return next;
             }
+        }
+    }
+
+    /// A phase outside of the guest.
+    #[inline(never)]
+    fn in_root(&mut self, runner: &mut Runner) -> Next {
+        match self.pcpus[self.current as usize].phase {
+            Phase::Guest => Next::Go(Phase::Guest),
+            Phase::Root | Phase::Idle => self.root(runner),
+            Phase::Enter { inject, nmi } => self.enter(runner, inject, nmi),
+            Phase::Exited { exit, acknowledged, instruction } => self.exited(runner, exit, acknowledged, instruction),
+            Phase::Handle { exit, acknowledged, instruction } => self.handle(runner, exit, acknowledged, instruction),
+            Phase::Poll { since, until } => self.poll(runner, since, until),
+            Phase::Block => self.block(runner),
+            Phase::CheckBlock => self.check_block(runner),
+            Phase::Sleep => Next::Asleep,
         }
     }
 

@@ -145,14 +145,15 @@ pub fn run(config: &MachineConfig, options: Options<'_>) -> Result<VirtualRun, M
     let memory = Memory::new(memory_bytes::<Cell<u64>>(config));
     let mut made = Vec::with_capacity(config.guests.len());
     for (vm, guest) in (0..).zip(&config.guests) {
-        made.push(Vm::create(&memory, &guest.config).map_err(|error| MachineError::Vm { vm, error })?);
+        made.push(Vm::prepare(&memory, &guest.config).map_err(|error| MachineError::Vm { vm, error })?);
     }
-    let (vms, vcpus): (Vec<Vm>, Vec<Vec<Vcpu>>) = made.into_iter().unzip();
+    let (vms, descriptors): (Vec<Vm>, Vec<Vec<u64>>) = made.into_iter().unzip();
     let mut simulation = Simulation::new(&memory, config, &vms, &options)?;
     let mut place = 0;
-    for (vm, vcpus) in vcpus.into_iter().enumerate() {
-        for vcpu in vcpus {
-            simulation.start(vm, vcpu, place % config.pcpus.max(1));
+    for ((vm, made), (guest, descriptors)) in (0..).zip(&vms).zip(config.guests.iter().zip(descriptors)) {
+        for vcpu in made.vcpus(&memory, &guest.config, descriptors) {
+            let vcpu = vcpu.map_err(|error| MachineError::Vm { vm, error })?;
+            simulation.start(vm as usize, vcpu, place % config.pcpus.max(1));
             place += 1;
         }
     }
@@ -236,7 +237,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut() -> bool) -> End {
-        let ends = self.config.ends();
+        self.stopping = self.config.ends() && self.unfinished == 0;
         let (first_device, clock) = (self.pcpus.len() as u32, (self.pcpus.len() + self.devices.len()) as u32);
         let time_limit = cycles.unwrap_or(NEVER);
         // Asked before the first turn too.
@@ -248,14 +249,13 @@ impl<'m, 'o> Simulation<'m, 'o> {
                     return End::Interrupted;
                 }
             }
-            let (time, arrival) = (self.calendar.first_time(), self.calendar.arrival_time());
             if self.broken {
                 return End::Broken;
             }
-            if !self.stopping && time.min(arrival) >= time_limit {
+            let ((time, actor), arrival) = (self.calendar.first(), self.calendar.arrival_time());
+            if time.min(arrival) >= time_limit && !self.stopping {
                 (self.stopping, self.finished_at) = (true, time_limit);
             }
-            self.stopping |= ends && self.unfinished == 0;
             if arrival <= time {
                 match self.calendar.arrive() {
                     Some(arrival) => self.arrived(arrival),
@@ -263,7 +263,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 }
                 continue;
             }
-            let actor = self.calendar.first();
             if actor == clock {
                 if self.calendar_has_only_the_clock() {
                     return End::Complete;
@@ -275,20 +274,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 continue;
             }
             (self.current, self.now) = (actor, time);
-            self.calendar.set(actor, NEVER);
-            let (next, next_time) = (self.calendar.first(), self.calendar.first_time());
+            let (next_time, next) = self.calendar.rival(actor);
             self.limit = arrival.min(next_time.saturating_add(u64::from(actor < next)));
-            if self.stopping {
-                // Whoever waits for the end sees it.
-                self.limit = self.limit.min(time + TICK);
-            } else {
-                self.limit = self.limit.min(time_limit);
-            }
-            if actor >= first_device {
-                self.device(actor - first_device);
-            } else {
-                self.turn();
-            }
+            // While it stops, whoever waits for the end sees it.
+            self.limit = self.limit.min(if self.stopping { time + TICK } else { time_limit });
+            let again = if actor >= first_device { self.device(actor - first_device) } else { self.turn() };
+            self.calendar.set(actor, again);
             turns += 1;
         }
     }
@@ -338,6 +329,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
         if let Some(vm) = self.vms.first_mut() {
             vm.vcpus = number + 1;
         }
+    }
+
+    /// A program that ends by itself, or a device's, is at its end.
+    pub(super) fn one_finished(&mut self) {
+        self.unfinished -= 1;
+        self.stopping |= self.unfinished == 0 && self.config.ends();
     }
 
     /// Time passes for the pCPU that acts.

@@ -1,0 +1,64 @@
+//! What a vCPU's next act may have to do with others.
+
+use super::cursor::{Action, Cursor, GuestCode, View};
+use super::program::Program;
+use super::shared::GuestMemory;
+use super::statement::{Delivery, Statement, Target};
+use crate::arch::ApicMode;
+use crate::arch::apic_base::ApicBase;
+use crate::hypervisor::ApicIdentity;
+use crate::memory::PhysicalMemory;
+use std::cell::Cell;
+
+/// For each act of a program: whether the cursor says before it that it keeps to itself, and the act.
+fn acts(program: &[Statement], mode: ApicMode, count: usize) -> Vec<(bool, Action)> {
+    let handler = Program::new(&[Statement::Eoi]).unwrap();
+    let code =
+        GuestCode { programs: vec![Program::new(program).unwrap(), handler], main: vec![0], handlers: vec![1; 256] };
+    let memory = PhysicalMemory::<Cell<u64>>::new(1 << 16);
+    let shared = GuestMemory::new(&memory, 0, 2, 1, false).unwrap();
+    let identity = |_: u32| ApicIdentity::new();
+    let base = ApicBase::in_mode(mode, true);
+    let view =
+        View { vcpu: 0, vcpus: 2, mode, interrupts: true, base, memory: &shared, identity: &identity, stopping: false };
+    let mut cursor = Cursor::new(&code, 0, 1);
+    (0..count).map(|_| (cursor.keeps_to_itself(&code), cursor.next(&code, &view))).collect()
+}
+
+fn private(program: &[Statement], mode: ApicMode, count: usize) -> Vec<bool> {
+    acts(program, mode, count).into_iter().map(|(private, _)| private).collect()
+}
+
+#[test]
+fn eoi_and_the_loops_own_steps_keep_to_themselves() {
+    let body = vec![Statement::Eoi, Statement::Signal { signal: 0 }];
+    let program = [Statement::Loop { times: Some(2), body }];
+    // The loop begins; EOI; signal; the end of the body.
+    assert_eq!(private(&program, ApicMode::X2Apic, 5), [true, true, false, true, true]);
+}
+
+#[test]
+fn whether_an_endless_loop_ends_is_not_its_own_business() {
+    let program = [Statement::Loop { times: None, body: vec![Statement::Eoi] }];
+    assert_eq!(private(&program, ApicMode::X2Apic, 3), [true, true, false]);
+}
+
+/// ICR_HI is written, ICR_LO comes next, whatever stands behind it in the program.
+#[test]
+fn the_second_half_of_an_interrupt_command_does_not() {
+    let send = Statement::Send { vector: 0x41, to: Target::Vcpu(1), mode: Delivery::Fixed, logical: false };
+    let program = [send, Statement::Eoi];
+    let acts = acts(&program, ApicMode::XApic, 3);
+    assert!(matches!(acts[1].1, Action::Send { .. }), "{acts:?}");
+    assert_eq!(acts.iter().map(|&(private, _)| private).collect::<Vec<_>>(), [false, false, true]);
+}
+
+#[test]
+fn the_end_of_a_handler_keeps_to_itself_and_that_of_the_program_does_not() {
+    let handler = Program::new(&[Statement::Eoi]).unwrap();
+    let code = GuestCode { programs: vec![Program::new(&[]).unwrap(), handler], main: vec![0], handlers: vec![1; 256] };
+    let mut cursor = Cursor::new(&code, 0, 1);
+    assert!(!cursor.keeps_to_itself(&code));
+    cursor.interrupt(&code, 0x41, true, 0);
+    assert!(cursor.keeps_to_itself(&code), "EOI");
+}
