@@ -13,18 +13,29 @@ command -v cargo-mutants >/dev/null ||
 
 rm -rf "$work"
 mkdir -p "$work"
+# The rooms that are broken and those below them, as a crate of their own: it compiles in a fraction of the time.
+readonly rooms=$work/rooms
+mkdir -p "$rooms/rust/src" "$rooms/python/ipivrs"
+cp -r .cargo Cargo.lock "$rooms"
+cp -r python/ipivrs/policies "$rooms/python/ipivrs"
+sed '/^\[\[/,$d' Cargo.toml >"$rooms/Cargo.toml"
+for room in arch memory processor hypervisor; do
+    cp -r "rust/src/$room" "$rooms/rust/src"
+    echo "pub mod $room;" >>"$rooms/rust/src/lib.rs"
+done
+
 # cargo-mutants exits with 2 where a mutant lives and with 3 where one ran out of time: both are counted below.
 breaking() {
-    local room=$1 other=$2
-    shift 2
-    cargo mutants --exclude "rust/src/$other/**" --no-shuffle --colors never -o "$work/$room" "$@" >>"$work/$room.log" ||
-        (($? == 2 || $? == 3))
+    local room=$1 other=$2 tree=$3
+    shift 3
+    cargo mutants --dir "$tree" --exclude "rust/src/$other/**" --no-shuffle --colors never -o "$work/$room" "$@" \
+        >>"$work/$room.log" || (($? == 2 || $? == 3))
 }
 # Most mutants are seen by the tests of their own room, within a second; those that live meet all the others.
-for rooms in 'processor hypervisor' 'hypervisor processor'; do
-    breaking $rooms -- -- "${rooms% *}::"
-    cp "$work/${rooms% *}/mutants.out/unviable.txt" "$work/${rooms% *}.unviable"
-    breaking $rooms --iterate
+for pair in 'processor hypervisor' 'hypervisor processor'; do
+    breaking $pair "$rooms" --gitignore false -- -- "${pair% *}::"
+    cp "$work/${pair% *}/mutants.out/unviable.txt" "$work/${pair% *}.unviable"
+    breaking $pair . --iterate
 done
 
 listed() { cat "$@" | wc -l; }

@@ -161,6 +161,13 @@ mod tests {
         assert_eq!(control(&pid), F2_TO_9.with_suppress(true));
     }
 
+    #[test]
+    fn software_changes_what_it_sees_and_learns_what_it_was() {
+        let pid = descriptor(F2_TO_9);
+        assert_eq!(update_control(&pid, |control| control.with_suppress(true)), F2_TO_9);
+        assert_eq!(control(&pid), F2_TO_9.with_suppress(true));
+    }
+
     proptest! {
         /// Bits that belong to software survive every act of the hardware.
         #[test]

@@ -57,3 +57,29 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_generation_has_a_name_and_what_came_with_it() {
+        let table = [
+            (Model::SapphireRapids, "sapphire-rapids", true, true),
+            (Model::IceLake, "ice-lake", true, false),
+            (Model::PreApicv, "pre-apicv", false, false),
+        ];
+        assert_eq!(table.map(|(model, ..)| model), Model::ALL);
+        for (model, name, apicv, ipiv) in table {
+            assert_eq!(model.name(), name);
+            let found = model.capabilities();
+            let delivery = Secondary::new().with_virtual_interrupt_delivery(true).into_bits();
+            let posted = PinBased::from_bits(PIN_DEFAULT1).with_process_posted_interrupts(true).into_bits();
+            let tertiary = Primary::from_bits(PRIMARY_DEFAULT1).with_activate_tertiary(true).into_bits();
+            assert_eq!(found.secondary.allows(delivery), apicv, "{name}");
+            assert_eq!(found.pin.allows(posted), apicv, "{name}");
+            assert_eq!(found.primary.allows(tertiary), ipiv, "{name}");
+            assert_eq!(found.tertiary.0, if ipiv { 1 << 4 } else { 0 }, "{name}");
+        }
+    }
+}

@@ -159,6 +159,18 @@ mod tests {
         assert_eq!(machine.interrupt(1), ExternalInterrupt::None, "the local APIC got its EOI and is empty");
     }
 
+    /// Step 5: each vector alone, and its own bit of VIRR.
+    #[test]
+    fn every_vector_goes_to_its_own_bit() {
+        let mut machine = Machine::new(X2APIC, 2);
+        for vector in 16..=255 {
+            machine.send(0, 1, vector);
+            let _ = machine.interrupt(1);
+            assert_eq!(machine.guest(1).virtual_apic().vectors(ApicRegister::IRR), [vector]);
+            machine.guest(1).virtual_apic().clear_bit(ApicRegister::IRR, vector);
+        }
+    }
+
     /// Step 6: Bochs sets RVI to FFH here.
     #[test]
     fn an_empty_pir_leaves_rvi_alone() {
@@ -180,13 +192,20 @@ mod tests {
         assert_eq!(machine.vp(1).vmcs.rvi, 0xC0);
     }
 
+    /// 41H and 51H wait already; of what comes, in their 64 bits and in others, only 41H is one of them.
     #[test]
     fn merged_requests_are_counted() {
         let mut machine = Machine::new(X2APIC, 2);
-        let _ = machine.guest(1).wrmsr(0x83F, 0x41);
-        machine.send(0, 1, 0x41);
-        let merged = Harvest { taken: 1, merged: 1, highest: Some(0x41) };
+        for waiting in [0x41, 0x51] {
+            let _ = machine.guest(1).wrmsr(0x83F, waiting);
+        }
+        for vector in [0x41, 0x42, 0x43, 0x81] {
+            machine.send(0, 1, vector);
+        }
+        let merged = Harvest { taken: 4, merged: 1, highest: Some(0x81) };
         assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(merged));
+        assert_eq!(machine.vp_mut(1).take_merged(), [0, 1 << 1, 0, 0]);
+        assert_eq!(machine.vp_mut(1).take_merged(), [0; 4], "they are taken once");
     }
 
     /// External-interrupt exiting = 0: the guest takes physical interrupts, when it can.
