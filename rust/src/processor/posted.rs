@@ -192,19 +192,19 @@ mod tests {
         assert_eq!(machine.vp(1).vmcs.rvi, 0xC0);
     }
 
-    /// 41H and 51H wait already; of what comes, in their 64 bits and in others, only 41H is one of them.
+    /// 41H, 51H and 81H wait already; of what comes, 41H and 81H are among them.
     #[test]
     fn merged_requests_are_counted() {
         let mut machine = Machine::new(X2APIC, 2);
-        for waiting in [0x41, 0x51] {
+        for waiting in [0x41, 0x51, 0x81] {
             let _ = machine.guest(1).wrmsr(0x83F, waiting);
         }
         for vector in [0x41, 0x42, 0x43, 0x81] {
             machine.send(0, 1, vector);
         }
-        let merged = Harvest { taken: 4, merged: 1, highest: Some(0x81) };
+        let merged = Harvest { taken: 4, merged: 2, highest: Some(0x81) };
         assert_eq!(machine.interrupt(1), ExternalInterrupt::Processed(merged));
-        assert_eq!(machine.vp_mut(1).take_merged(), [0, 1 << 1, 0, 0]);
+        assert_eq!(machine.vp_mut(1).take_merged(), [0, 1 << 1, 1 << 1, 0]);
         assert_eq!(machine.vp_mut(1).take_merged(), [0; 4], "they are taken once");
     }
 
