@@ -123,7 +123,7 @@ def test_options_that_are_not_given_keep_their_defaults(shell: Shell, monkeypatc
 
     monkeypatch.setattr(cli, "run_recording", run)
     assert shell("run", "file").exit_code == 0
-    assert seen == {"path": "file", "ipi_virtualization": True}
+    assert seen == {"path": "file"}
 
 
 class Violated(ipivrs.RunResult):

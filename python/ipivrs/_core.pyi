@@ -30,6 +30,7 @@ __all__ = [
     "read_toml",
     "replay",
     "run",
+    "run_in_virtual_time",
     "run_scenario",
     "run_scenario_in_virtual_time",
 ]
@@ -72,6 +73,18 @@ def run(
     last_index: int | None = None,
     pace: str = "recorded",
     ipi_virtualization: bool = True,
+    process: int | None = None,
+) -> RunResult: ...
+def run_in_virtual_time(
+    path: str | os.PathLike[str],
+    policy: str,
+    costs: str,
+    *,
+    profile: str,
+    apic: str | None = None,
+    apic_ids: Sequence[int] | None = None,
+    vcpus: int | None = None,
+    last_index: int | None = None,
     process: int | None = None,
 ) -> RunResult: ...
 

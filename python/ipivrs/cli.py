@@ -185,12 +185,13 @@ def run(
     process: Annotated[str | None, typer.Option(metavar="PID", help="Only the VM of this process.")] = None,
     no_ipiv: _NoIpiv = False,
     policy: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Scenario: the posted-interrupt protocol of the host.")
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Scenario, virtual time: the posted-interrupt protocol of the host."),
     ] = None,
     seconds: Annotated[str | None, typer.Option(metavar="S", help="Scenario: endless loops end after this.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Scenario: what random numbers begin with.")] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="threads|virtual-time", help="Scenario: who acts when, default threads.")
+        str | None, typer.Option(metavar="threads|virtual-time", help="Who acts when, default threads.")
     ] = None,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Virtual time: what acts cost, in cycles.")
@@ -209,25 +210,31 @@ def run(
         pace=_choice("--pace", pace, names.Pace),
         process=_number("--process", process, 0, _U32_MAX),
     )
+    for_both = _given(policy=policy, engine=_choice("--engine", engine, names.Engine), profile=profile)
     for_scenarios = _given(
-        policy=policy,
         seconds=None if seconds is None else decimal("--seconds", seconds, 0, _MOST_SECONDS),
         seed=_number("--seed", seed, 0, _U64_MAX),
-        engine=_choice("--engine", engine, names.Engine),
-        profile=profile,
     )
     if profile is not None and engine != "virtual-time":
         raise BadInputError("--profile is an option of --engine virtual-time")
     scenarios = [_is_scenario(file) for file in files]
-    _refuse_unused(for_recordings | _given(no_ipiv=no_ipiv or None), all(scenarios), "recordings")
+    only_recordings = for_recordings | _given(no_ipiv=no_ipiv or None)
+    _refuse_unused(only_recordings, all(scenarios), "recordings")
     _refuse_unused(for_scenarios, not any(scenarios), "scenarios")
+    if engine == "virtual-time":
+        _refuse_what_virtual_time_decides(only_recordings)
+    elif policy is not None and not any(scenarios):
+        raise BadInputError("--policy is an option of scenarios, and of recordings with --engine virtual-time")
     # Every mistake in a file is found before anything runs.
     with refusals_are_bad_input():
-        loaded = [_load(file, for_scenarios) if _is_scenario(file) else file for file in files]
+        loaded = [_load(file, for_scenarios | for_both) if _is_scenario(file) else file for file in files]
+        for_recordings |= (
+            for_both if engine == "virtual-time" else _given(ipi_virtualization=False if no_ipiv else None)
+        )
         results = [
-            run_recording(what, ipi_virtualization=not no_ipiv, **for_recordings)
+            run_recording(what, **for_recordings)
             if isinstance(what, str)
-            else what.run(**_given(engine=for_scenarios.get("engine"), profile=profile))
+            else what.run(**_given(engine=engine, profile=profile))
             for what in loaded
         ]
     if json:
@@ -272,6 +279,16 @@ def _named(place: str) -> Iterator[None]:
 def _refuse_unused(options: dict[str, Any], unused: bool, what: str) -> None:
     if unused and options:
         raise BadInputError(f"--{next(iter(options)).replace('_', '-')} is an option of {what}")
+
+
+def _refuse_what_virtual_time_decides(options: dict[str, Any]) -> None:
+    if "pace" in options:
+        raise BadInputError("--pace is an option of --engine threads: in virtual time each IPI has its recorded time")
+    if "no_ipiv" in options:
+        message = (
+            "--no-ipiv is an option of --engine threads: virtual time runs a recording both with IPI virtualization"
+        )
+        raise BadInputError(f"{message} and without it")
 
 
 def _show_results(results: list[RunResult | ScenarioResult]) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipivrs.advice import IN_THE_FIELDS, SWITCHED_OFF, Advice, advice
-from ipivrs.results import Kind, RunResult
+from ipivrs.results import Comparison, Kind, RunResult
 
 _MOST_KINDS = 8
 _MOST_VCPUS = 16
@@ -22,6 +22,15 @@ FATES = {
     "faulted": "#GP in the guest",
     "escaped": "reached the physical local APIC",
     "wild": "led to memory that is not the processor's to touch",
+}
+
+CLASSES = {
+    "running": "posted for a vCPU on a pCPU",
+    "preempted": "posted for a vCPU that waits for a pCPU",
+    "blocked": "posted for a vCPU that sleeps",
+    "exited": "sent with a VM exit",
+    "self": "to itself",
+    "device": "posted by a device or a timer",
 }
 
 # What Linux x86-64 uses its IPI vectors for: arch/x86/include/asm/irq_vectors.h.
@@ -39,6 +48,7 @@ def full(result: RunResult) -> RenderableType:
     sections = [
         _verdict_with_file(result),
         *_violations(result),
+        *_saved(result),
         section("What became of them", _fates(result)),
         section("VM exits by the clause that called for them", _exits(result)) if result.exits else None,
         section("What they were", _kinds(result)),
@@ -104,6 +114,36 @@ def _verdict_with_file(result: RunResult) -> RenderableType:
     count = len(recording["vcpus"])
     about = f"{recording['path']}: {recording['format']}, {recording['side']} side, {count} vCPUs"
     return Group(verdict(result), Text(f"{about}, {recording['span_seconds']:.3f} s", style="dim"))
+
+
+def _saved(result: RunResult) -> Iterator[RenderableType]:
+    """Virtual time: with IPI virtualization beside without it, and how long interrupts took."""
+    comparison = result.comparison
+    if comparison is None:
+        return
+    rows = table("", ">with", ">without", ">saved")
+    for label, cells in _saved_rows(comparison):
+        rows.add_row(label, *cells)
+    yield section("With IPI virtualization and without it", rows)
+    classes = table("", ">count", ">mean", ">p50", ">p90", ">p99", ">max", "")
+    for of, side in (("with", comparison["with"]), ("without", comparison["without"])):
+        label = of
+        for name, what in CLASSES.items():
+            if (row := side["latency"].get(name)) is not None:
+                numbers = (str(row[key]) for key in ("p50", "p90", "p99", "max"))
+                classes.add_row(label, str(row["count"]), f"{row['mean']:.0f}", *numbers, what)
+                label = ""
+    yield section("From send to delivery, in cycles", classes)
+
+
+def _saved_rows(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    saved, sides = comparison["saved"], (comparison["with"], comparison["without"])
+    yield "VM exits", [f"{side['exits']:,}" for side in sides] + [f"{saved['exits']:,}"]
+    yield "cycles in exits", [f"{side['exit_cycles']:,}" for side in sides] + [f"{saved['exit_cycles']:,}"]
+    per_ipi = [*(side["cycles_per_ipi"] for side in sides), saved["cycles_per_ipi"]]
+    yield "cycles to send an IPI", [f"{cycles:,.0f}" for cycles in per_ipi]
+    yield "notifications", [f"{side['notifications']['sent']:,}" for side in sides] + [""]
+    yield "times asleep", [f"{side['blocks']:,}" for side in sides] + [""]
 
 
 def _violations(result: RunResult) -> Iterator[RenderableType]:
@@ -188,6 +228,9 @@ def _notes(result: RunResult) -> Iterator[Text]:
 
 def _timing(result: RunResult) -> RenderableType:
     speed = f"{result.seconds:.3f} s, {result.ipis_per_second:,.0f} IPIs per second"
+    if result.cycles is not None:
+        how = f"ipivrs {result.version}, engine {result.engine}, policy {result.policy}, profile {result.profile}"
+        return Group(Text(), Text(f"{how}: {result.cycles:,} cycles, {result.seconds:.3f} simulated s", style="dim"))
     how = f"ipivrs {result.version}, engine {result.engine}, pace {result.pace}"
     return Group(Text(), Text(f"{how}: {speed}", style="dim"))
 
@@ -207,6 +250,12 @@ def _comparison_rows(results: list[RunResult]) -> Iterator[tuple[str, list[str]]
     yield "share", [share(part, count["total"]) for part, count in zip(fine, counts, strict=True)]
     yield "delivered", [str(count["delivered"]) for count in counts]
     yield "coalesced", [str(count["coalesced"]) for count in counts]
+    comparisons = [result.comparison for result in results]
+    if all(comparison is not None for comparison in comparisons):
+        saved = [comparison["saved"] for comparison in comparisons if comparison is not None]
+        yield "VM exits saved", [f"{one['exits']:,}" for one in saved]
+        yield "cycles in exits saved", [f"{one['exit_cycles']:,}" for one in saved]
+        yield "cycles saved for each IPI", [f"{one['cycles_per_ipi']:,.0f}" for one in saved]
     exits = [_exits_by_condition(result) for result in results]
     for condition in dict.fromkeys(condition for one in exits for condition in one):
         yield f"exit: {condition}", [str(one.get(condition, 0)) for one in exits]

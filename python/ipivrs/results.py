@@ -8,8 +8,9 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ipivrs import _core
-from ipivrs.names import Apic, Pace
+from ipivrs import _core, profiles
+from ipivrs.names import Apic, Engine, Pace
+from ipivrs.policies import find as find_policy
 
 IPI_DTYPE = np.dtype(
     [
@@ -128,12 +129,80 @@ class RecordingInfo(TypedDict):
     span_seconds: float
 
 
+class Latency(TypedDict):
+    """How long interrupts took from the write that sent them to their delivery, in cycles."""
+
+    count: int
+    mean: float
+    min: int
+    p50: int
+    p90: int
+    p99: int
+    max: int
+
+
+class SideCounters(TypedDict):
+    """What became of the IPIs on one side of a `Comparison`.
+
+    `software_posts` were posted by the hypervisor after an exit, `timer_posts` ended halts that no IPI ended. What was
+    posted is `delivered`, `coalesced`, `discarded` with a local APIC that was reset, or `pending`. `dropped` found no
+    destination, `signalled` are NMIs, SMIs, INITs, start-up IPIs and illegal vectors handed over.
+    """
+
+    total: int
+    virtualized: int
+    self: int
+    exited: int
+    faulted: int
+    software_posts: int
+    timer_posts: int
+    delivered: int
+    coalesced: int
+    discarded: int
+    pending: int
+    dropped: int
+    signalled: int
+
+
+class Side(TypedDict):
+    """A recording in virtual time, with IPI virtualization or without it.
+
+    `exits` are all VM exits. `exit_cycles` is what they took on the way out, in root mode and on the way in, with the
+    interrupts that the host takes to wake vCPUs, without what vCPUs slept, polled or waited. `cycles_per_ipi` is the
+    mean from the write of an interrupt command to the guest's next instruction. `latency` is by what interrupts met:
+    see `ScenarioResult.latency`, where "device" is a timer.
+    """
+
+    ipis: SideCounters
+    exits: int
+    exit_cycles: int
+    cycles_per_ipi: float
+    notifications: Notifications
+    preemptions: int
+    blocks: int
+    unfinished: int
+    latency: dict[str, Latency]
+
+
+class Saved(TypedDict):
+    """What IPI virtualization saves: without it, less with it. Negative where it costs."""
+
+    exits: int
+    exit_cycles: int
+    exit_seconds: float
+    cycles_per_ipi: float
+
+
+Comparison = TypedDict("Comparison", {"with": Side, "without": Side, "saved": Saved})
+"""A recording in virtual time with IPI virtualization, without it, and the difference."""
+
+
 class RunResult:
     """What became of every IPI of a recording.
 
     `as_dict` is the JSON that `ipivrs run --json` prints; the properties are its parts, and `ipis` adds one row per
     IPI. The counts depend on the recording and the options alone. `coalesced`, `notifications` and `seconds` depend on
-    how the threads of this run met.
+    how the threads of this run met; in virtual time nothing does.
     """
 
     def __init__(self, core: _core.RunResult) -> None:
@@ -184,9 +253,34 @@ class RunResult:
         return cast("str", self._dict["engine"])
 
     @property
-    def pace(self) -> Pace:
-        """The pace that was asked for."""
-        return cast("Pace", self._dict["pace"])
+    def pace(self) -> Pace | None:
+        """The pace that was asked for. None in virtual time, where each IPI has its recorded time."""
+        return cast("Pace | None", self._dict["pace"])
+
+    @property
+    def policy(self) -> str | None:
+        """Virtual time: the policy that it ran under. None on threads."""
+        return cast("str | None", self._dict["policy"])
+
+    @property
+    def profile(self) -> str | None:
+        """Virtual time: the profile that says what acts cost. None on threads."""
+        return self._dict.get("profile")
+
+    @property
+    def cycles(self) -> int | None:
+        """Virtual time: cycles until the end of the recording. None on threads."""
+        return self._dict.get("cycles")
+
+    @property
+    def latency(self) -> dict[str, Latency]:
+        """Virtual time, with IPI virtualization: how long interrupts took, by what they met. Empty on threads."""
+        return cast("dict[str, Latency]", self._dict.get("latency", {}))
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Virtual time: the recording with IPI virtualization, without it, and what is saved. None on threads."""
+        return cast("Comparison | None", self._dict.get("comparison"))
 
     @property
     def version(self) -> str:
@@ -195,7 +289,7 @@ class RunResult:
 
     @property
     def seconds(self) -> float:
-        """How long the emulation took, reading the file not included."""
+        """How long the emulation took, reading the file not included; simulated seconds in virtual time."""
         return cast("float", self._dict["seconds"])
 
     @property
@@ -242,6 +336,13 @@ class RunResult:
         )
 
 
+_POLICY = "kvm"
+_WHY_NOT = {
+    "pace": "in virtual time each IPI has its recorded time",
+    "ipi_virtualization": "virtual time runs a recording both with IPI virtualization and without it",
+}
+
+
 def run_recording(
     path: str | os.PathLike[str],
     *,
@@ -249,11 +350,17 @@ def run_recording(
     apic_ids: Sequence[int] | None = None,
     vcpus: int | None = None,
     last_index: int | None = None,
-    pace: Pace = "recorded",
-    ipi_virtualization: bool = True,
+    pace: Pace | None = None,
+    ipi_virtualization: bool | None = None,
     process: int | None = None,
+    engine: Engine = "threads",
+    policy: str | None = None,
+    profile: "str | profiles.Profile | None" = None,
 ) -> RunResult:
-    """Drive every inter-processor interrupt of a recording through the emulated processor, one thread per vCPU.
+    """Drive every inter-processor interrupt of a recording through the emulated processor.
+
+    On threads each vCPU has one. In virtual time each IPI is sent at its recorded time, vCPUs halt and are preempted
+    when they were, and all of it runs twice: with IPI virtualization and without it.
 
     Args:
         path: perf.data, `perf script` text, ftrace text or `trace-cmd report` text with kvm:kvm_apic_ipi (recorded on
@@ -262,29 +369,59 @@ def run_recording(
         apic_ids: The APIC ID of vCPU 0, 1, ... where the recording does not show it; default 0, 1, ...
         vcpus: How many vCPUs there are, if more than the recording shows.
         last_index: The last PID-pointer index, 0 to 65535; default the highest APIC ID.
-        pace: "recorded": in the order of the recording, each when the one before it has arrived. "free": each sender as
-            fast as it can.
-        ipi_virtualization: KVM's enable_ipiv: the VM-execution control, and whether the MSR bitmap passes 830H through.
+        pace: Threads: "recorded" (the default): in the order of the recording, each when the one before it has arrived.
+            "free": each sender as fast as it can.
+        ipi_virtualization: Threads: KVM's enable_ipiv, by default True: the VM-execution control, and whether the MSR
+            bitmap passes 830H through.
         process: Only the VM of this process id.
+        engine: "threads" or "virtual-time".
+        policy: Virtual time: the posted-interrupt protocol of the host, by name or path; default "kvm".
+        profile: Virtual time: what acts cost, by name, by path, or made in Python; default "sapphire-rapids".
 
     Returns:
         The counts, the exits with the clauses that called for them, and one row per IPI.
 
     Raises:
         RecordingError: The file cannot be read, is no recording, or has no IPIs in it.
-        ValueError: An option is out of range.
+        ValueError: An option is out of range, or of the other engine.
+        PolicyError: The policy has a mistake: file, line and column.
         KeyboardInterrupt: Ctrl-C; the threads are stopped first.
     """
     if apic_ids is not None and len(set(apic_ids)) < len(apic_ids):
         raise ValueError(f"apic_ids has one APIC ID twice, and each vCPU has its own: {list(apic_ids)}")
+    if engine == "virtual-time":
+        given = {"pace": pace, "ipi_virtualization": ipi_virtualization}
+        if unused := [option for option, value in given.items() if value is not None]:
+            raise ValueError(f"{unused[0]} is an option of the engine threads: {_WHY_NOT[unused[0]]}; leave it out")
+        name = profile or profiles.DEFAULT
+        title, costs = (name, profiles.find(name)) if isinstance(name, str) else (name.title, name)
+        core = _core.run_in_virtual_time(
+            os.fspath(path),
+            find_policy(policy or _POLICY).text,
+            costs.costs(),
+            profile=title,
+            apic=apic,
+            apic_ids=apic_ids,
+            vcpus=vcpus,
+            last_index=last_index,
+            process=process,
+        )
+        return RunResult(core)
+    if engine != "threads":
+        raise ValueError(f"engine must be threads or virtual-time, not {engine!r}")
+    for option, value in {"policy": policy, "profile": profile}.items():
+        if value is not None:
+            raise ValueError(
+                f"{option} is an option of the engine virtual-time for recordings: add engine='virtual-time'"
+            )
     core = _core.run(
         os.fspath(path),
         apic=apic,
         apic_ids=apic_ids,
         vcpus=vcpus,
         last_index=last_index,
-        pace=pace,
-        ipi_virtualization=ipi_virtualization,
+        pace=pace or "recorded",
+        ipi_virtualization=ipi_virtualization is not False,
         process=process,
     )
     return RunResult(core)

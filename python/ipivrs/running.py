@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from ipivrs.names import Apic, Engine, Pace
 from ipivrs.options import did_you_mean
@@ -13,7 +13,18 @@ from ipivrs.results import RunResult, run_recording
 from ipivrs.scenario import Scenario
 from ipivrs.simulation import ScenarioResult
 
-_RECORDING_OPTIONS = ("apic", "apic_ids", "vcpus", "last_index", "pace", "ipi_virtualization", "process")
+_RECORDING_OPTIONS = (
+    "apic",
+    "apic_ids",
+    "vcpus",
+    "last_index",
+    "pace",
+    "ipi_virtualization",
+    "process",
+    "engine",
+    "policy",
+    "profile",
+)
 _SCENARIO_OPTIONS = ("seconds", "policy", "seed", "engine", "profile", "log")
 
 
@@ -60,13 +71,29 @@ def run(
 def run(
     what: "str | os.PathLike[str]",
     *,
-    engine: Engine,
+    engine: Literal["threads"],
+    seconds: float | None = None,
+    policy: str | None = None,
+    seed: int | None = None,
+) -> ScenarioResult: ...
+
+
+@overload
+def run(
+    what: "str | os.PathLike[str]",
+    *,
+    engine: Literal["virtual-time"],
+    apic: Apic = "x2apic",
+    apic_ids: Sequence[int] | None = None,
+    vcpus: int | None = None,
+    last_index: int | None = None,
+    process: int | None = None,
     seconds: float | None = None,
     policy: str | None = None,
     seed: int | None = None,
     profile: str | Profile | None = None,
     log: int = 0,
-) -> ScenarioResult: ...
+) -> RunResult | ScenarioResult: ...
 
 
 def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult | ScenarioResult:
@@ -75,9 +102,9 @@ def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult 
     Args:
         what: perf.data or a recording's text; or a scenario, as a `.toml` file or made in Python.
         options: For recordings those of `run_recording` (apic, apic_ids, vcpus, last_index, pace, ipi_virtualization,
-            process). For scenarios `seconds` (how long endless loops go on), `policy` (a name or a path), `seed`, and
-            `engine` ("threads" or "virtual-time"; with it a type checker knows that a path is a scenario's); in virtual
-            time `profile` (what acts cost) and `log` (how many events the result keeps).
+            process, engine, policy, profile). For scenarios `seconds` (how long endless loops go on), `policy` (a name
+            or a path), `seed`, and `engine` ("threads" or "virtual-time"); in virtual time `profile` (what acts cost)
+            and `log` (how many events the result keeps).
 
     Returns:
         A `RunResult` for a recording, a `ScenarioResult` for a scenario. Ctrl-C ends a scenario with a partial result.

@@ -6,7 +6,7 @@ from typing import cast
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ipivrs.report import FATES, section, share, table
+from ipivrs.report import CLASSES, FATES, section, share, table
 from ipivrs.simulation import ScenarioResult
 
 _MOST_EXITS = 12
@@ -119,19 +119,9 @@ def _host(result: ScenarioResult) -> Iterator[Text]:
         )
 
 
-_CLASSES = {
-    "running": "posted for a vCPU on a pCPU",
-    "preempted": "posted for a vCPU that waits for a pCPU",
-    "blocked": "posted for a vCPU that sleeps",
-    "exited": "sent with a VM exit",
-    "self": "to itself",
-    "device": "posted by a device",
-}
-
-
 def _latency(result: ScenarioResult) -> RenderableType:
     rows = table(">count", ">mean", ">p50", ">p99", ">max", "")
-    for name, what in _CLASSES.items():
+    for name, what in CLASSES.items():
         if (row := result.latency.get(name)) is not None:
             numbers = (str(row["count"]), f"{row['mean']:.0f}", str(row["p50"]), str(row["p99"]), str(row["max"]))
             rows.add_row(*numbers, what)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ipivrs import _core, profiles
 from ipivrs.policies import find
-from ipivrs.results import Exit, Notifications, Violation
+from ipivrs.results import Exit, Latency, Notifications, Violation
 
 
 class ScenarioCounters(TypedDict):
@@ -57,18 +57,6 @@ class PidTable(TypedDict):
     entries: int
     order: int
     bytes: int
-
-
-class Latency(TypedDict):
-    """How long interrupts took from the write that sent them to their delivery, in cycles."""
-
-    count: int
-    mean: float
-    min: int
-    p50: int
-    p90: int
-    p99: int
-    max: int
 
 
 class Events(TypedDict):

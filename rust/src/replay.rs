@@ -1,4 +1,8 @@
-//! A recording as programs for vCPUs, and its run on the threads engine.
+//! A recording as programs for vCPUs, and its run: on the threads engine, or [in virtual time](timed()).
+
+mod timed;
+
+pub use timed::{Side, Timed, TimedOptions, timed};
 
 use crate::arch::{ApicMode, Icr, IcrLow};
 use crate::engine::threads::{self, Pace, Run, RunError};
@@ -28,34 +32,45 @@ pub fn replay(
     options: ReplayOptions,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Result<Run, RunError> {
-    let (configs, position) = machines(recording, options);
+    let Machines { mut configs, position } = Machines::new(recording, options.last_index);
+    for config in &mut configs {
+        config.apicv = options.apicv;
+    }
     let programs = programs(recording, &position);
     threads::run(&configs, &programs, options.pace, keep_going)
 }
 
-/// A VM for each of the recording's, and where each recorded vCPU stands among all vCPUs of the run.
-fn machines(recording: &Recording, options: ReplayOptions) -> (Vec<VmConfig>, Vec<usize>) {
-    let vms = recording.vcpus.iter().map(|vcpu| vcpu.vm + 1).max().unwrap_or(0);
-    let mut configs: Vec<VmConfig> = Vec::new();
-    let mut position = vec![0; recording.vcpus.len()];
-    let mut placed = 0;
-    for vm in 0..vms {
-        let mut config = VmConfig {
-            vm,
-            apic_ids: Vec::new(),
-            apicv: options.apicv,
-            last_pid_index: options.last_index,
-            first_pcpu: placed as u32,
-            ..VmConfig::new(0, first_mode(recording, vm))
-        };
-        for (vcpu, place) in recording.vcpus.iter().zip(&mut position).filter(|(vcpu, _)| vcpu.vm == vm) {
-            *place = placed;
-            placed += 1;
-            config.apic_ids.push(vcpu.apic_id);
+/// The VMs of a recording.
+struct Machines {
+    /// A VM for each of the recording's.
+    configs: Vec<VmConfig>,
+    /// Where each recorded vCPU stands among all vCPUs of the run.
+    position: Vec<usize>,
+}
+
+impl Machines {
+    fn new(recording: &Recording, last_pid_index: Option<u16>) -> Self {
+        let vms = recording.vcpus.iter().map(|vcpu| vcpu.vm + 1).max().unwrap_or(0);
+        let mut configs: Vec<VmConfig> = Vec::new();
+        let mut position = vec![0; recording.vcpus.len()];
+        let mut placed = 0;
+        for vm in 0..vms {
+            let mut config = VmConfig {
+                vm,
+                apic_ids: Vec::new(),
+                last_pid_index,
+                first_pcpu: placed as u32,
+                ..VmConfig::new(0, first_mode(recording, vm))
+            };
+            for (vcpu, place) in recording.vcpus.iter().zip(&mut position).filter(|(vcpu, _)| vcpu.vm == vm) {
+                *place = placed;
+                placed += 1;
+                config.apic_ids.push(vcpu.apic_id);
+            }
+            configs.push(config);
         }
-        configs.push(config);
+        Self { configs, position }
     }
-    (configs, position)
 }
 
 /// The mode that the VM's first interrupt needs; each vCPU switches by itself where it needs another. A VM with APIC IDs
@@ -89,7 +104,7 @@ fn programs(recording: &Recording, position: &[usize]) -> Vec<Sends> {
 mod tests {
     use super::*;
     use crate::guest::Via;
-    use crate::intake::{Format, Identification, Ipis, Side, ViaEvidence};
+    use crate::intake::{Absences, Format, Identification, Ipis, Side, ViaEvidence};
     use std::collections::BTreeMap;
 
     fn recording(vcpus: &[(u32, u32)], ipis: &[(u32, u32, u32, Via)]) -> Recording {
@@ -114,10 +129,12 @@ mod tests {
                 via: ipis.iter().map(|ipi| ipi.3).collect(),
             },
             via_evidence: ViaEvidence::default(),
+            absences: Absences::default(),
             records: BTreeMap::new(),
             skipped: Vec::new(),
             lost: 0,
             notes: Vec::new(),
+            start_ns: 0,
             span_ns: 0,
         }
     }

@@ -267,8 +267,12 @@ impl VmDescription {
         }
         written.handlers.extend(self.handler.iter().map(|handler| (handler.vector, handler.program.clone())));
         // Number 0 is the handler of whoever has none of its own.
-        let mut code =
-            GuestCode { programs: vec![Program::end_of_interrupt()], main: Vec::new(), handlers: vec![0; 256] };
+        let mut code = GuestCode {
+            programs: vec![Program::end_of_interrupt()],
+            main: Vec::new(),
+            handlers: vec![0; 256],
+            start_up: None,
+        };
         for statements in &written.vcpus {
             let program = Program::new(statements)?;
             let number = code.programs.iter().skip(1).position(|known| *known == program).map(|at| at + 1);

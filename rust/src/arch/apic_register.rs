@@ -37,6 +37,14 @@ pub struct XApicLdr {
     pub logical_id: u8,
 }
 
+impl XApicLdr {
+    /// What Linux writes for CPU number `cpu` in the flat model, which has eight members.
+    #[must_use]
+    pub fn flat(cpu: u32) -> Self {
+        Self::new().with_logical_id(1u8.checked_shl(cpu).unwrap_or(0))
+    }
+}
+
 /// A logical APIC ID in the cluster model.
 #[bitfield(u8)]
 #[derive(PartialEq, Eq)]

@@ -5,7 +5,7 @@ use super::sends::Via;
 use super::shared::GuestMemory;
 use super::statement::Target;
 use crate::arch::apic_base::ApicBase;
-use crate::arch::apic_register::SVR_ENABLED;
+use crate::arch::apic_register::{SVR_ENABLED, XApicLdr};
 use crate::arch::msr::{IA32_APIC_BASE, X2APIC_EOI, X2APIC_FIRST, X2APIC_SVR, X2APIC_TPR};
 use crate::arch::{ApicMode, ApicRegister, DestinationMode, Icr, IcrLow, Shorthand, X2ApicLdr};
 use crate::hypervisor::ApicIdentity;
@@ -67,6 +67,16 @@ pub enum Action {
     },
     /// The program is at its end: the guest idles.
     Idle,
+    /// It runs on until a cycle, and is asked again then.
+    Until {
+        /// The cycle.
+        time: u64,
+    },
+    /// HLT as above, which a timer of the guest's ends at a cycle if no interrupt does before.
+    Sleep {
+        /// The cycle.
+        until: u64,
+    },
 }
 
 /// The programs of one guest.
@@ -78,6 +88,8 @@ pub struct GuestCode {
     pub main: Vec<u32>,
     /// Number of each vector's handler.
     pub handlers: Vec<u32>,
+    /// Number of the program that a vCPU runs after a start-up IPI before it goes on where it was; none: it begins anew.
+    pub start_up: Option<u32>,
 }
 
 /// What a vCPU sees of the others.
@@ -99,6 +111,8 @@ pub struct View<'a, 'm, W, I> {
     pub identity: &'a I,
     /// Endless loops end.
     pub stopping: bool,
+    /// Cycles since the start. Threads have no clock: they say `u64::MAX`, where every wait for a cycle is over.
+    pub now: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +142,8 @@ pub struct Cursor {
     next_target: Option<u32>,
     /// A write of ICR_HI is done; that of ICR_LO comes next.
     half_sent: Option<Icr>,
+    /// It has been at the beginning.
+    begun: bool,
 }
 
 impl Cursor {
@@ -143,13 +159,23 @@ impl Cursor {
             received: 0,
             next_target: None,
             half_sent: None,
+            begun: false,
         };
         cursor.restart(code, vcpu);
         cursor
     }
 
-    /// Back to the beginning, as after INIT and a start-up IPI.
+    /// Back to the beginning, as after INIT and a start-up IPI; or on where it was, see [`GuestCode::start_up`].
     pub fn restart(&mut self, code: &GuestCode, vcpu: u32) {
+        if let Some(start_up) = code.start_up.filter(|_| self.begun) {
+            if self.half_sent.take().is_some() {
+                self.again();
+            }
+            self.frames.truncate(1);
+            self.enter(code, start_up, true, 0);
+            return;
+        }
+        self.begun = true;
         self.frames.clear();
         self.rounds.clear();
         self.next_target = None;
@@ -273,6 +299,12 @@ impl Cursor {
             }
             Instruction::Wait { signal, count } => self.wait(*signal, *count, view),
             Instruction::Receive => self.receive(view),
+            Instruction::Until { time } if view.now < *time => {
+                let time = *time;
+                self.again();
+                Action::Until { time }
+            }
+            Instruction::Sleep { until } if view.now < *until => Action::Sleep { until: *until },
             other => self.write(other, view),
         }
     }
@@ -342,6 +374,12 @@ impl Cursor {
             Instruction::Register { offset, value } => Action::Write { offset: *offset, value: *value },
             Instruction::Apic { mode } => self.switch(*mode, view),
             Instruction::SelfIpi { vector } => self.send_self(*vector, view),
+            Instruction::Command { icr, via: Via::Mmio } => self.send(*icr, ApicMode::XApic),
+            Instruction::Command { icr, via } => Action::Send { icr: *icr, via: *via },
+            Instruction::LogicalId if x2apic => Action::Internal,
+            Instruction::LogicalId => {
+                Action::Write { offset: ApicRegister::LDR.offset(), value: XApicLdr::flat(view.vcpu).into_bits() }
+            }
             Instruction::Shorthand { low } => self.send(Icr { low: *low, destination: 0 }, view.mode),
             Instruction::Send { low, to } => match self.target(*to, view) {
                 Some(target) => {

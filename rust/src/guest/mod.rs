@@ -4,6 +4,7 @@ mod cursor;
 #[cfg(test)]
 mod cursor_tests;
 mod program;
+mod recorded;
 mod sends;
 mod shared;
 mod statement;
@@ -11,6 +12,7 @@ mod workload;
 
 pub use cursor::{Action, Cursor, GuestCode, View};
 pub use program::{Program, ProgramError};
+pub use recorded::RecordedLife;
 pub use sends::{Send, Sends, Via, end_of_interrupt};
 pub use shared::{GuestMemory, MOST_CALLERS};
 pub use statement::{Branch, Delivery, Mode, Statement, Target};

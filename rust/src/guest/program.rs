@@ -1,7 +1,8 @@
 //! A guest's program: statements made into a flat list of instructions.
 
+use super::sends::Via;
 use super::statement::{Branch, Delivery, Statement, Target};
-use crate::arch::{ApicMode, DestinationMode, IcrLow, Shorthand};
+use crate::arch::{ApicMode, DestinationMode, Icr, IcrLow, Shorthand};
 use thiserror::Error;
 
 /// One instruction, or a step of the program's own bookkeeping.
@@ -74,6 +75,21 @@ pub(super) enum Instruction {
         branches: Vec<(u64, u32)>,
     },
     Goto(u32),
+    /// Runs on until a cycle. This and what follows is in programs made of recordings.
+    Until {
+        time: u64,
+    },
+    /// STI; HLT, with a timer that ends it at a cycle if nothing does before.
+    Sleep {
+        until: u64,
+    },
+    /// An interrupt command as it was written.
+    Command {
+        icr: Icr,
+        via: Via,
+    },
+    /// In xAPIC mode: the logical ID of the flat model, as Linux sets it up.
+    LogicalId,
 }
 
 /// A program. An interrupt runs its handler, which is a program too.

@@ -1,5 +1,6 @@
 //! From records to a [`Recording`]: counts every record, feeds both sides, and decides at the end which side it was.
 
+use super::absences::Absences;
 use super::error::IntakeError;
 use super::event::{Event, Sample};
 use super::guest::Guest;
@@ -29,8 +30,8 @@ impl<'o> Collector<'o> {
     pub(super) fn new(options: &'o Options) -> Self {
         Self {
             options,
-            host: Host::new(options.process),
-            guest: Guest::default(),
+            host: Host::new(options.process, options.absences),
+            guest: Guest::new(options.absences),
             span: None,
             counts: Vec::new(),
             skipped: BTreeMap::new(),
@@ -43,7 +44,9 @@ impl<'o> Collector<'o> {
     pub(super) fn take(&mut self, name: usize, sample: &Sample) {
         self.count_at(name, sample.time_ns);
         self.host.take(sample);
-        if matches!(sample.event, Event::SendCpu { .. } | Event::SendCpumask { .. }) && !self.is_host() {
+        if matches!(sample.event, Event::SendCpu { .. } | Event::SendCpumask { .. } | Event::Switch { .. })
+            && !self.is_host()
+        {
             self.guest.take(sample);
         }
     }
@@ -126,6 +129,7 @@ impl<'o> Collector<'o> {
         }
         recording.records = records;
         recording.lost = self.lost;
+        recording.start_ns = self.span.map_or(0, |(first, _)| first);
         recording.span_ns = self.span.map_or(0, |(first, last)| last - first);
         recording.skipped =
             self.skipped.iter().map(|(reason, count)| Skip { reason: (*reason).to_owned(), count: *count }).collect();
@@ -150,6 +154,7 @@ impl<'o> Collector<'o> {
         if sent.ipis.is_empty() {
             return Err(IntakeError::NoSender { path: path.into(), count: sent.unidentified, reason: NO_VCPU });
         }
+        let absences = Absences::new(&host.absences, |thread| vcpus.index_of(thread as usize));
         self.skip_many(NO_VCPU, sent.unidentified);
         self.skip_many("IPIs of other processes", host.other_processes.values().sum());
         self.skip_many("writes to the ICR without a kvm_apic_ipi of theirs", host.unmatched_writes);
@@ -173,10 +178,12 @@ impl<'o> Collector<'o> {
             identified_by: vcpus.identified_by,
             ipis: sent.ipis,
             via_evidence: sent.evidence,
+            absences,
             records: BTreeMap::new(),
             skipped: Vec::new(),
             lost: 0,
             notes,
+            start_ns: 0,
             span_ns: 0,
         })
     }
@@ -204,6 +211,8 @@ impl<'o> Collector<'o> {
         if self.options.process.is_some() {
             notes.push("a process was asked for, which means nothing inside a guest: all IPIs are in".to_owned());
         }
+        let known = vcpus.len() as u32;
+        let absences = Absences::new(&guest.absences, |cpu| Some(cpu).filter(|cpu| *cpu < known));
         let ipis = guest.ipis(&vcpus, self.options);
         let assumed = ipis.len() as u64;
         Ok(Recording {
@@ -213,10 +222,12 @@ impl<'o> Collector<'o> {
             identified_by: Identification::CpuNumber,
             ipis,
             via_evidence: ViaEvidence { assumed, ..ViaEvidence::default() },
+            absences,
             records: BTreeMap::new(),
             skipped: Vec::new(),
             lost: 0,
             notes,
+            start_ns: 0,
             span_ns: 0,
         })
     }

@@ -8,19 +8,28 @@ use super::tracing_data::{Field, Tracepoint};
 const MMIO_READ: u64 = 1;
 const MMIO_WRITE: u64 = 2;
 
+/// HLT among the exit reasons, by `isa`: VMX (SDM appendix C) and SVM (APM volume 2, appendix C).
+const HLT: [(u64, u64); 2] = [(1, 12), (2, 0x78)];
+/// The part of `prev_state` that says what a thread waits for; none of it set: it could go on. A preempted one has a bit
+/// above (`TASK_REPORT_MAX`).
+const WAITS: u64 = 0xFF;
+
 /// Reads one tracepoint's records.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Decoder {
     ApicIpi { icr_low: Field, dest_id: Field },
     Entry { vcpu_id: Field },
+    Exit { vcpu_id: Option<Field>, reason: Option<(Field, Field)> },
     AcceptIrq { apicid: Field },
     Acts,
+    Wakeup { ns: Field },
     Msr { write: Field, ecx: Field, data: Field, exception: Field },
     Mmio { kind: Field, gpa: Field, val: Field },
     Eoi { apicid: Field },
     Hypercall { nr: Field },
     SendCpu { cpu: Field, callback: Field },
     SendCpumask { cpumask: Field, callback: Field },
+    Switch { prev_pid: Field, prev_state: Field, next_pid: Field },
     Other,
 }
 
@@ -35,9 +44,11 @@ impl Decoder {
             Kind::ApicIpi => Self::ApicIpi { icr_low: field("icr_low")?, dest_id: field("dest_id")? },
             Kind::Entry => Self::Entry { vcpu_id: field("vcpu_id")? },
             // Older kernels trace no vCPU here.
-            Kind::Exit => field("vcpu_id").map_or(Self::Acts, |vcpu_id| Self::Entry { vcpu_id }),
+            Kind::Exit => {
+                Self::Exit { vcpu_id: field("vcpu_id").ok(), reason: field("exit_reason").ok().zip(field("isa").ok()) }
+            }
             Kind::AcceptIrq => Self::AcceptIrq { apicid: field("apicid")? },
-            Kind::Wakeup => Self::Acts,
+            Kind::Wakeup => field("ns").map_or(Self::Acts, |ns| Self::Wakeup { ns }),
             Kind::Msr => Self::Msr {
                 write: field("write")?,
                 ecx: field("ecx")?,
@@ -49,6 +60,10 @@ impl Decoder {
             Kind::Hypercall => Self::Hypercall { nr: field("nr")? },
             Kind::SendCpu => Self::SendCpu { cpu: field("cpu")?, callback: field("callback")? },
             Kind::SendCpumask => Self::SendCpumask { cpumask: field("cpumask")?, callback: field("callback")? },
+            Kind::Switch => match (field("prev_pid"), field("prev_state"), field("next_pid")) {
+                (Ok(prev_pid), Ok(prev_state), Ok(next_pid)) => Self::Switch { prev_pid, prev_state, next_pid },
+                _ => Self::Other,
+            },
             Kind::Other => Self::Other,
         })
     }
@@ -64,7 +79,18 @@ impl Decoder {
             },
             Self::Entry { vcpu_id } => Event::RunsVcpu { vcpu_id: vcpu_id.read_u32(record)? },
             Self::AcceptIrq { apicid } => Event::AcceptIrq { vcpu_id: apicid.read_u32(record)? },
+            Self::Exit { vcpu_id, reason } => Event::Exits {
+                vcpu_id: match vcpu_id {
+                    Some(vcpu_id) => Some(vcpu_id.read_u32(record)?),
+                    None => None,
+                },
+                halts: match reason {
+                    Some((reason, isa)) => HLT.contains(&(isa.read(record)?, reason.read(record)?)),
+                    None => false,
+                },
+            },
             Self::Acts => Event::Acts,
+            Self::Wakeup { ns } => Event::Wakeup { waited_ns: ns.read(record)? },
             Self::Msr { exception, .. } if exception.read(record)? != 0 => Event::Acts,
             Self::Msr { write, ecx, data, .. } => {
                 Event::Msr { write: write.read(record)? != 0, index: ecx.read_u32(record)?, value: data.read(record)? }
@@ -83,6 +109,11 @@ impl Decoder {
             Self::SendCpumask { cpumask, callback } => Event::SendCpumask {
                 targets: CpuMask::Bitmap(cpumask.read_dynamic(record)?),
                 callback: address(callback.read(record)?),
+            },
+            Self::Switch { prev_pid, prev_state, next_pid } => Event::Switch {
+                from: prev_pid.read_u32(record)?,
+                runnable: prev_state.read(record)? & WAITS == 0,
+                to: next_pid.read_u32(record)?,
             },
             Self::Other => Event::Other,
         })
@@ -133,10 +164,23 @@ mod tests {
 
     #[test]
     fn older_kernels_trace_no_vcpu_at_exits() {
-        let new = decoder("kvm_exit", &[("exit_reason", 4), ("vcpu_id", 4)]).unwrap();
-        assert_eq!(new.decode(&record(&[1, 3])), Some(Event::RunsVcpu { vcpu_id: 3 }));
+        let new = decoder("kvm_exit", &[("exit_reason", 4), ("isa", 4), ("vcpu_id", 4)]).unwrap();
+        let exits = |vcpu_id, halts| Some(Event::Exits { vcpu_id, halts });
+        assert_eq!(new.decode(&record(&[1, 1, 3])), exits(Some(3), false));
+        assert_eq!(new.decode(&record(&[12, 1, 3])), exits(Some(3), true));
+        assert_eq!(new.decode(&record(&[12, 2, 3])), exits(Some(3), false), "on AMD 12 is something else");
+        assert_eq!(new.decode(&record(&[0x78, 2, 3])), exits(Some(3), true));
         let old = decoder("kvm_exit", &[("exit_reason", 4)]).unwrap();
-        assert_eq!(old.decode(&record(&[1])), Some(Event::Acts));
+        assert_eq!(old.decode(&record(&[12])), exits(None, false));
+    }
+
+    #[test]
+    fn a_thread_that_leaves_its_cpu_is_runnable_or_waits() {
+        let decoder = decoder("sched_switch", &[("prev_pid", 4), ("prev_state", 8), ("next_pid", 4)]).unwrap();
+        let switch = |runnable| Some(Event::Switch { from: 7, runnable, to: 8 });
+        for (state, runnable) in [(0, true), (0x100, true), (1, false), (2, false)] {
+            assert_eq!(decoder.decode(&record(&[7, state, 0, 8])), switch(runnable), "{state}");
+        }
     }
 
     #[test]

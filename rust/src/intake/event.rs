@@ -17,8 +17,14 @@ pub(super) struct Sample<'a> {
 pub(super) enum Event<'a> {
     /// `kvm_apic_ipi`. Bits of `icr_low` outside `shown` are unknown.
     ApicIpi { icr_low: u32, shown: u32, destination: u32 },
-    /// `kvm_entry`, and `kvm_exit` of kernels that trace the vCPU there.
+    /// `kvm_entry`.
     RunsVcpu { vcpu_id: u32 },
+    /// `kvm_exit`; older kernels trace no vCPU there. `halts`: the guest executed HLT.
+    Exits { vcpu_id: Option<u32>, halts: bool },
+    /// `kvm_vcpu_wakeup`: the vCPU had nothing to do for so long, until now.
+    Wakeup { waited_ns: u64 },
+    /// `sched_switch`: a thread leaves the CPU, still runnable or not, and another gets it.
+    Switch { from: u32, runnable: bool, to: u32 },
     /// `kvm_apic_accept_irq`: `vcpu_id` accepted an interrupt, in the context of any thread.
     AcceptIrq { vcpu_id: u32 },
     /// `kvm_msr` without a fault.
@@ -29,7 +35,7 @@ pub(super) enum Event<'a> {
     Eoi { vcpu_id: u32 },
     /// `kvm_hypercall`.
     Hypercall { number: u64 },
-    /// Something else that only vCPU threads do: `kvm_vcpu_wakeup`, faulted MSR accesses, `kvm_exit` of older kernels.
+    /// Something else that only vCPU threads do: faulted MSR accesses, accesses that are not carried out yet.
     Acts,
     /// `ipi_send_cpu`.
     SendCpu { target: u32, callback: Callback },

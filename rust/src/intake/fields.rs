@@ -12,13 +12,18 @@ pub(super) fn decode(kind: Kind, fields: &[u8]) -> Option<Event<'_>> {
     Some(match kind {
         Kind::ApicIpi => ipi(fields)?,
         Kind::Entry => Event::RunsVcpu { vcpu_id: decimal(fields, b"vcpu").or_else(|| decimal(fields, b"vcpu_id"))? },
-        // Older kernels print no vCPU.
-        Kind::Exit => match decimal(fields, b"vcpu").or_else(|| decimal(fields, b"vcpu_id")) {
-            Some(vcpu_id) => Event::RunsVcpu { vcpu_id },
-            None => Event::Acts,
+        Kind::Exit => Event::Exits {
+            // Older kernels print no vCPU.
+            vcpu_id: decimal(fields, b"vcpu").or_else(|| decimal(fields, b"vcpu_id")),
+            halts: after(fields, b"reason").is_some_and(|reason| first_word(reason).eq_ignore_ascii_case(b"hlt")),
         },
         Kind::AcceptIrq => Event::AcceptIrq { vcpu_id: u32::try_from(hex(fields, b"apicid")?).ok()? },
-        Kind::Wakeup => Event::Acts,
+        Kind::Wakeup => {
+            match after(fields, b"time").or_else(|| after(fields, b"ns")).and_then(|time| leading(time, 10)) {
+                Some((waited_ns, _)) => Event::Wakeup { waited_ns },
+                None => Event::Acts,
+            }
+        }
         Kind::Msr => msr(fields)?,
         Kind::Mmio => mmio(fields)?,
         Kind::Eoi => Event::Eoi { vcpu_id: u32::try_from(hex(fields, b"apicid")?).ok()? },
@@ -30,6 +35,7 @@ pub(super) fn decode(kind: Kind, fields: &[u8]) -> Option<Event<'_>> {
             let end = find(mask, b" callsite=").unwrap_or(mask.len());
             Event::SendCpumask { targets: CpuMask::Text(mask.get(..end)?), callback: callback(fields)? }
         }
+        Kind::Switch => switch(fields).unwrap_or(Event::Other),
         Kind::Other => Event::Other,
     })
 }
@@ -103,6 +109,29 @@ fn mmio(fields: &[u8]) -> Option<Event<'_>> {
     Some(Event::Mmio { write, address: hex(fields, b"gpa")?, value: hex(fields, b"val")? })
 }
 
+/// `prev_comm=a prev_pid=7 prev_prio=120 prev_state=R+ ==> next_comm=b next_pid=8 next_prio=120`, or as perf's own plugin
+/// prints it, `a:7 [120] R ==> b:8 [120]`.
+fn switch(fields: &[u8]) -> Option<Event<'_>> {
+    let arrow = find(fields, b" ==> ")?;
+    let (left, right) = (fields.get(..arrow)?, fields.get(arrow..)?);
+    let keys = || Some((decimal(left, b"prev_pid")?, after(left, b"prev_state")?, decimal(right, b"next_pid")?));
+    let plugin = || {
+        let (from, state) = thread_and_rest(left)?;
+        Some((from, state, thread_and_rest(right)?.0))
+    };
+    let (from, state, to) = keys().or_else(plugin)?;
+    Some(Event::Switch { from, runnable: state.starts_with(b"R"), to })
+}
+
+/// Of `a:7 [120] R` the thread and what is behind its priority.
+fn thread_and_rest(text: &[u8]) -> Option<(u32, &[u8])> {
+    let priority = text.windows(2).rposition(|two| two == b" [")?;
+    let colon = text.get(..priority)?.iter().rposition(|byte| *byte == b':')?;
+    let (thread, _) = leading(text.get(colon + 1..priority)?, 10)?;
+    let (_, rest) = split_at(text.get(priority..)?, b']')?;
+    Some((u32::try_from(thread).ok()?, rest.trim_ascii_start()))
+}
+
 /// `callback=generic_smp_call_function_single_interrupt+0x0`, a symbol or an address.
 fn callback(fields: &[u8]) -> Option<Callback> {
     let callback = after(fields, b"callback")?;
@@ -142,6 +171,10 @@ fn after<'f>(fields: &'f [u8], key: &[u8]) -> Option<&'f [u8]> {
 fn split_at(text: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|other| *other == byte)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+fn first_word(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
 fn find(text: &[u8], part: &[u8]) -> Option<usize> {
@@ -247,8 +280,29 @@ mod tests {
         assert_eq!(text(Kind::Entry, "vcpu 0, rip 0xffff"), runs(0));
         assert_eq!(text(Kind::Entry, "vcpu 12"), runs(12));
         assert_eq!(text(Kind::Entry, "vcpu_id=3 rip=0x1"), runs(3));
-        assert_eq!(text(Kind::Exit, "vcpu 1 reason MSR_WRITE rip 0x1 info1 0x0"), runs(1));
-        assert_eq!(text(Kind::Exit, "reason EXTERNAL_INTERRUPT rip 0x1 info 0 0"), Some(Event::Acts));
+        let exits = |vcpu_id, halts| Some(Event::Exits { vcpu_id, halts });
+        assert_eq!(text(Kind::Exit, "vcpu 1 reason MSR_WRITE rip 0x1 info1 0x0"), exits(Some(1), false));
+        assert_eq!(text(Kind::Exit, "vcpu 1 reason HLT rip 0x1 info1 0x0"), exits(Some(1), true));
+        assert_eq!(text(Kind::Exit, "reason hlt rip 0x1 info 0 0"), exits(None, true));
+        assert_eq!(text(Kind::Exit, "reason EXTERNAL_INTERRUPT rip 0x1 info 0 0"), exits(None, false));
+    }
+
+    #[test]
+    fn who_waits_and_who_gets_the_cpu() {
+        assert_eq!(text(Kind::Wakeup, "wait time 570 ns, polling valid"), Some(Event::Wakeup { waited_ns: 570 }));
+        assert_eq!(text(Kind::Wakeup, "poll time 5 ns, polling invalid"), Some(Event::Wakeup { waited_ns: 5 }));
+        assert_eq!(text(Kind::Wakeup, "of another kernel"), Some(Event::Acts));
+        let switch = |runnable| Some(Event::Switch { from: 7, runnable, to: 8 });
+        let line = |state: &str| {
+            format!(
+                "prev_comm=CPU 0/KVM prev_pid=7 prev_prio=120 prev_state={state} ==> next_comm=b next_pid=8 next_prio=9"
+            )
+        };
+        for (state, runnable) in [("R", true), ("R+", true), ("S", false), ("D", false)] {
+            assert_eq!(decode(Kind::Switch, line(state).as_bytes()), switch(runnable));
+            assert_eq!(decode(Kind::Switch, format!("a b:7 [120] {state} ==> c:d:8 [9]").as_bytes()), switch(runnable));
+        }
+        assert_eq!(text(Kind::Switch, "a ==> b"), Some(Event::Other));
     }
 
     #[test]

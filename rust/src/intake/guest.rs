@@ -14,10 +14,12 @@
 //! In perf.data the callback is an address. No symbol is needed to tell these apart: a CPU never sends itself a function
 //! call, it calls the function.
 
+use super::absences::{Evidence, Found};
 use super::event::{Callback, CpuMask, Event, Sample};
 use super::recording::{Ipis, Options, RecordedVcpu, Via};
 use super::vcpus::MAX_VCPUS;
 use crate::arch::icr::{IcrLow, Shorthand};
+use rustc_hash::FxHashMap;
 
 const IRQ_WORK_VECTOR: u8 = 246;
 const CALL_FUNCTION_SINGLE_VECTOR: u8 = 251;
@@ -43,12 +45,23 @@ pub(super) struct Guest {
     /// Masks that could not be read.
     pub(super) bad_masks: u64,
     highest_cpu: u32,
+    /// When CPUs were idle; who they are is the CPU's number.
+    pub(super) absences: Vec<Found>,
+    keeps_absences: bool,
+    idle_since: FxHashMap<u32, u64>,
 }
 
 impl Guest {
+    pub(super) fn new(keeps_absences: bool) -> Self {
+        Self { keeps_absences, ..Self::default() }
+    }
+
     /// Takes one record in.
     #[inline]
     pub(super) fn take(&mut self, sample: &Sample) {
+        if let (Event::Switch { from, to, .. }, Some(cpu)) = (sample.event, sample.cpu) {
+            return self.switched(sample.time_ns, cpu, from, to);
+        }
         let (Event::SendCpu { .. } | Event::SendCpumask { .. }) = sample.event else { return };
         let Some(sender) = sample.cpu else {
             self.without_cpu += 1;
@@ -65,6 +78,18 @@ impl Guest {
             }
             Event::SendCpumask { targets, callback } => self.push_mask(sample.time_ns, sender, targets, callback),
             _ => {}
+        }
+    }
+
+    /// A CPU goes from one thread to another; thread 0 is its idle task.
+    fn switched(&mut self, time_ns: u64, cpu: u32, from: u32, to: u32) {
+        if !self.keeps_absences {
+            return;
+        }
+        if to == 0 {
+            self.idle_since.insert(cpu, time_ns);
+        } else if let Some(from_ns) = self.idle_since.remove(&cpu).filter(|_| from == 0) {
+            self.absences.push(Found { who: cpu, from_ns, until_ns: time_ns, evidence: Evidence::IdleTask });
         }
     }
 
@@ -92,6 +117,7 @@ impl Guest {
     /// Forgets everything: the recording has a host side.
     pub(super) fn clear(&mut self) {
         self.rows = Vec::new();
+        self.absences = Vec::new();
     }
 
     /// The vCPUs: CPU `k` is vCPU `k`.

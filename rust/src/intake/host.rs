@@ -8,6 +8,7 @@
 //! The write carries bits that `kvm_apic_ipi` does not show (as text) or no longer has (bit 12, which KVM clears first),
 //! so its value is the one kept. What is left unmatched is decided at the end, in [`super::via`].
 
+use super::absences::{Evidence, Found};
 use super::event::{Event, Sample};
 use super::mode::{Position, Timeline};
 use crate::arch::apic_base::{ApicBase, DEFAULT_PAGE_ADDRESS};
@@ -56,6 +57,10 @@ pub(super) struct Thread {
     /// Value of a write to offset 300H whose `kvm_apic_ipi` has not come yet.
     icr_write: Option<u32>,
     open: Option<Open>,
+    /// When it exited for HLT and has not entered since.
+    halted_ns: Option<u64>,
+    /// When it left its CPU, and whether it could have gone on.
+    left: Option<(u64, bool)>,
 }
 
 /// The thread's newest IPI while its write is still to come.
@@ -111,6 +116,9 @@ pub(super) struct Host {
     pub(super) other_processes: FxHashMap<u32, u64>,
     /// A record without a process came although the user asked for one.
     pub(super) process_unknown: bool,
+    /// When vCPU threads did not run; who they are is the thread's number.
+    pub(super) absences: Vec<Found>,
+    keeps_absences: bool,
     only_process: Option<u32>,
     index: FxHashMap<u32, usize>,
     /// The index entry used last: records come in runs of one thread.
@@ -119,8 +127,8 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(only_process: Option<u32>) -> Self {
-        Self { only_process, ..Self::default() }
+    pub(super) fn new(only_process: Option<u32>, keeps_absences: bool) -> Self {
+        Self { keeps_absences, only_process, ..Self::default() }
     }
 
     /// Takes one record in.
@@ -132,6 +140,7 @@ impl Host {
                 self.accepted.insert(vcpu_id);
                 return;
             }
+            Event::Switch { from, runnable, to } => return self.switched(sample.time_ns, from, runnable, to),
             acts => acts,
         };
         if self.only_process.is_some() && self.is_foreign(sample) {
@@ -161,8 +170,20 @@ impl Host {
                 return;
             }
             Event::RunsVcpu { vcpu_id } => {
-                thread.runs_several |= thread.vcpu_id.is_some_and(|known| known != vcpu_id);
-                thread.vcpu_id.get_or_insert(vcpu_id);
+                thread.runs(vcpu_id);
+                if let Some(from_ns) = thread.halted_ns.take() {
+                    self.absent(index, from_ns, sample.time_ns, Evidence::HltExit);
+                }
+            }
+            Event::Exits { vcpu_id, halts } => {
+                if let Some(vcpu_id) = vcpu_id {
+                    thread.runs(vcpu_id);
+                }
+                thread.halted_ns = halts.then_some(sample.time_ns);
+            }
+            Event::Wakeup { waited_ns } => {
+                let from_ns = sample.time_ns.saturating_sub(waited_ns);
+                self.absent(index, from_ns, sample.time_ns, Evidence::Wakeup);
             }
             Event::Msr { write, index: msr::IA32_APIC_BASE, value } => thread.apic_base(at, write, value),
             Event::Msr { write, index, value } if msr::is_x2apic(index) => {
@@ -195,6 +216,24 @@ impl Host {
             _ => {}
         }
         self.unmatched_writes += u64::from(icr_write.is_some());
+    }
+
+    /// A thread left a CPU to another. Only those that are known to run vCPUs count.
+    fn switched(&mut self, time_ns: u64, from: u32, runnable: bool, to: u32) {
+        if let Some(thread) = self.index.get(&from).and_then(|index| self.threads.get_mut(*index)) {
+            thread.left = Some((time_ns, runnable));
+        }
+        let Some(&index) = self.index.get(&to) else { return };
+        if let Some((from_ns, runnable)) = self.threads.get_mut(index).and_then(|thread| thread.left.take()) {
+            let evidence = if runnable { Evidence::Preempted } else { Evidence::Waits };
+            self.absent(index, from_ns, time_ns, evidence);
+        }
+    }
+
+    fn absent(&mut self, thread: usize, from_ns: u64, until_ns: u64, evidence: Evidence) {
+        if self.keeps_absences {
+            self.absences.push(Found { who: thread as u32, from_ns, until_ns, evidence });
+        }
     }
 
     /// No more records come.
@@ -257,7 +296,14 @@ impl Thread {
             apic_page: DEFAULT_PAGE_ADDRESS,
             icr_write: None,
             open: None,
+            halted_ns: None,
+            left: None,
         }
+    }
+
+    fn runs(&mut self, vcpu_id: u32) {
+        self.runs_several |= self.vcpu_id.is_some_and(|known| known != vcpu_id);
+        self.vcpu_id.get_or_insert(vcpu_id);
     }
 
     /// The APIC ID, where the recording shows it.

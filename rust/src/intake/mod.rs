@@ -18,6 +18,7 @@
 //! Not handled: IPIs that leave no record (those that hardware virtualized already, and paravirtual ones, which are counted
 //! where `kvm_hypercall` was recorded), trace-cmd's binary file, perf streams, big-endian machines.
 
+mod absences;
 mod collect;
 mod decoder;
 mod detect;
@@ -41,6 +42,7 @@ mod tracing_data;
 mod vcpus;
 mod via;
 
+pub use absences::{Absence, Absences, Evidence};
 pub use error::IntakeError;
 pub use recording::{Format, Identification, Ipis, Options, RecordedVcpu, Recording, Side, Skip, Via, ViaEvidence};
 

@@ -16,10 +16,16 @@ pub(super) enum Kind {
     Hypercall,
     SendCpu,
     SendCpumask,
+    Switch,
     Other,
 }
 
 impl Kind {
+    /// Whether a recording that has such records cannot be understood without them.
+    pub(super) const fn needed(self) -> bool {
+        !matches!(self, Self::Switch | Self::Other)
+    }
+
     /// By the name without its system.
     pub(super) fn of(name: &[u8]) -> Self {
         match name {
@@ -34,6 +40,7 @@ impl Kind {
             b"kvm_hypercall" => Self::Hypercall,
             b"ipi_send_cpu" => Self::SendCpu,
             b"ipi_send_cpumask" => Self::SendCpumask,
+            b"sched_switch" => Self::Switch,
             _ => Self::Other,
         }
     }
@@ -112,7 +119,7 @@ mod tests {
         let mut names = Names::default();
         let first = names.number(b"kvm:kvm_msr");
         assert_eq!(first.1, Kind::Msr);
-        assert_eq!(names.number(b"sched:sched_switch").1, Kind::Other);
+        assert_eq!(names.number(b"sched:sched_switch").1, Kind::Switch);
         assert_eq!(names.number(b"kvm:kvm_msr"), first);
         assert_eq!(names.list(), ["kvm_msr", "sched_switch"]);
     }

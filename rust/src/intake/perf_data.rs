@@ -36,7 +36,7 @@ pub(super) fn read<R: Read + Seek>(
     let PerfFileReader { perf_file, .. } =
         PerfFileReader::parse_file(&mut file).map_err(|source| IntakeError::PerfData { path: path.into(), source })?;
     let mut names = Names::default();
-    let readers = readers(path, &perf_file, &mut names)?;
+    let readers = readers(path, &perf_file, &mut names, options)?;
     let events = Events::new(&readers, perf_file.event_attributes());
     if let (None, [first, _, ..]) = (events.id_at, perf_file.event_attributes()) {
         let event = first.name.clone().unwrap_or_default();
@@ -200,7 +200,7 @@ fn decode(readers: &[Reader], event: u32, sample: &[u8], collector: &mut Collect
 }
 
 /// One reader per event of the file.
-fn readers(path: &Path, file: &PerfFile, names: &mut Names) -> Result<Vec<Reader>, IntakeError> {
+fn readers(path: &Path, file: &PerfFile, names: &mut Names, options: &Options) -> Result<Vec<Reader>, IntakeError> {
     let data = file.feature_section_data(Feature::TRACING_DATA);
     let data = data.ok_or_else(|| IntakeError::NoTracingData { path: path.into() })?;
     let tracepoints = tracing_data::parse(data).map_err(|broken| IntakeError::Damaged {
@@ -217,7 +217,7 @@ fn readers(path: &Path, file: &PerfFile, names: &mut Names) -> Result<Vec<Reader
         let Some(tracepoint) = tracepoint else {
             let name = description.name.clone().unwrap_or_else(|| format!("event {index}"));
             let (number, kind) = names.number(name.as_bytes());
-            if kind != Kind::Other {
+            if kind.needed() {
                 return Err(IntakeError::NoFormat { path: path.into(), event: name });
             }
             readers.push(Reader { name: number, layout: layout.ok(), decoder: Decoder::Other });
@@ -232,12 +232,14 @@ fn readers(path: &Path, file: &PerfFile, names: &mut Names) -> Result<Vec<Reader
         })?;
         let layout = match layout {
             Ok(layout) => Some(layout),
-            Err(_) if kind == Kind::Other => None,
+            Err(_) if !kind.needed() => None,
             Err(Unusable::Lack(what)) => {
                 return Err(IntakeError::SampleLacks { path: path.into(), event: event(), what });
             }
             Err(Unusable::Counters) => return Err(IntakeError::CounterSamples { path: path.into(), event: event() }),
         };
+        // Where nobody asks who ran, a switch is only counted.
+        let decoder = if kind == Kind::Switch && !options.absences { Decoder::Other } else { decoder };
         readers.push(Reader { name, layout, decoder });
     }
     Ok(readers)

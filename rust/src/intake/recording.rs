@@ -1,5 +1,6 @@
 //! What a recording says, in the shape the rest of the house uses.
 
+use super::absences::Absences;
 use crate::arch::ApicMode;
 pub use crate::guest::Via;
 use std::collections::BTreeMap;
@@ -177,11 +178,20 @@ pub struct Options {
     pub vcpus: Option<u32>,
     /// Only this process (virtual machine).
     pub process: Option<u32>,
+    /// Whether [`Recording::absences`] are wanted: they take memory, and a time-ordered look at every `sched_switch`.
+    pub absences: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { assume: ApicMode::X2Apic, apic_mode_given: false, apic_ids: None, vcpus: None, process: None }
+        Self {
+            assume: ApicMode::X2Apic,
+            apic_mode_given: false,
+            apic_ids: None,
+            vcpus: None,
+            process: None,
+            absences: false,
+        }
     }
 }
 
@@ -210,6 +220,8 @@ pub struct Recording {
     pub ipis: Ipis,
     /// On what [`Ipis::via`] stands.
     pub via_evidence: ViaEvidence,
+    /// When vCPUs did not run, by vCPU and time; where [`Options::absences`] asks for them.
+    pub absences: Absences,
     /// Records per event name without its system (`kvm_msr`, not `kvm:kvm_msr`): all events, used or not.
     pub records: BTreeMap<String, u64>,
     /// What was passed over, and why.
@@ -218,6 +230,8 @@ pub struct Recording {
     pub lost: u64,
     /// What the reader must know about the numbers, one sentence each.
     pub notes: Vec<String>,
+    /// Time of the first event, in nanoseconds, by the recording's own clock.
+    pub start_ns: u64,
     /// Last minus first event time, in nanoseconds.
     pub span_ns: u64,
 }

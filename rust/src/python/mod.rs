@@ -10,6 +10,7 @@ mod parse;
 mod policy;
 mod run;
 mod scenario;
+mod timed;
 mod toml;
 mod vcpu;
 mod vm;
@@ -40,6 +41,8 @@ mod _core {
     use super::run::{RunResult, run};
     #[pymodule_export]
     use super::scenario::{ScenarioResult, cost_names, run_scenario, run_scenario_in_virtual_time};
+    #[pymodule_export]
+    use super::timed::run_in_virtual_time;
     #[pymodule_export]
     use super::toml::read_toml;
     #[pymodule_export]

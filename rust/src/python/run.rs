@@ -1,6 +1,7 @@
 //! `run`: a recording through the emulated processor.
 
 use super::dicts::{dict, level_name};
+use super::timed::Comparison;
 use super::{RecordingError, parse};
 use crate::arch::{ApicMode, Clause, IcrLow};
 use crate::engine::threads::{Pace, Run};
@@ -48,21 +49,7 @@ pub(super) fn run(
     ipi_virtualization: bool,
     process: Option<u32>,
 ) -> PyResult<RunResult> {
-    let given = apic.map(parse::apic).transpose()?;
-    let mut ids = None;
-    if let Some(values) = apic_ids {
-        let last = MAX_VCPUS as i128 - 1;
-        let parsed =
-            values.into_iter().map(|id| parse::ranged("an APIC ID", id, last)).collect::<PyResult<Vec<u32>>>()?;
-        ids = Some(parsed);
-    }
-    let options = Options {
-        assume: given.unwrap_or(ApicMode::X2Apic),
-        apic_mode_given: given.is_some(),
-        apic_ids: ids,
-        vcpus: vcpus.map(parse::vcpus).transpose()?,
-        process,
-    };
+    let options = Options { process, ..options(apic, apic_ids, vcpus)? };
     let how = ReplayOptions {
         pace: parse::pace(pace)?,
         last_index: last_index.map(|last| parse::ranged("last_index", last, 65_535)).transpose()?,
@@ -85,16 +72,41 @@ pub(super) fn run(
     if let Some(interrupt) = interrupt {
         return Err(interrupt);
     }
-    Ok(RunResult { path: path.to_string_lossy().into_owned(), recording, run, pace: how.pace })
+    Ok(RunResult { path: path.to_string_lossy().into_owned(), recording, run, how: How::Threads(how.pace) })
+}
+
+/// What the user knows of a recording.
+pub(super) fn options(apic: Option<&str>, apic_ids: Option<Vec<i128>>, vcpus: Option<i128>) -> PyResult<Options> {
+    let given = apic.map(parse::apic).transpose()?;
+    let mut ids = None;
+    if let Some(values) = apic_ids {
+        let last = MAX_VCPUS as i128 - 1;
+        let parsed =
+            values.into_iter().map(|id| parse::ranged("an APIC ID", id, last)).collect::<PyResult<Vec<u32>>>()?;
+        ids = Some(parsed);
+    }
+    Ok(Options {
+        assume: given.unwrap_or(ApicMode::X2Apic),
+        apic_mode_given: given.is_some(),
+        apic_ids: ids,
+        vcpus: vcpus.map(parse::vcpus).transpose()?,
+        ..Options::default()
+    })
+}
+
+/// The engine that ran it.
+pub(super) enum How {
+    Threads(Pace),
+    VirtualTime(Box<Comparison>),
 }
 
 /// What became of every interrupt of a recording.
 #[pyclass(frozen, module = "ipivrs._core")]
 pub(super) struct RunResult {
-    path: String,
-    recording: Recording,
-    run: Run,
-    pace: Pace,
+    pub(super) path: String,
+    pub(super) recording: Recording,
+    pub(super) run: Run,
+    pub(super) how: How,
 }
 
 #[pymethods]
@@ -106,7 +118,12 @@ impl RunResult {
         let seconds = self.run.elapsed.as_secs_f64();
         let ipis = summary.ipis;
         let notifications = summary.notifications;
-        Ok(dict!(py,
+        let (engine, pace, policy) = match &self.how {
+            How::Threads(Pace::Recorded) => ("threads", Some("recorded"), None),
+            How::Threads(Pace::Free) => ("threads", Some("free"), None),
+            How::VirtualTime(comparison) => ("virtual-time", None, Some(&comparison.policy)),
+        };
+        let whole = dict!(py,
             "ipis" => dict!(py,
                 "total" => ipis.total,
                 "virtualized" => ipis.virtualized,
@@ -128,15 +145,19 @@ impl RunResult {
             ),
             "violations" => violations(py, summary)?,
             "kinds" => kinds(py, summary)?,
-            "engine" => "threads",
-            "pace" => match self.pace { Pace::Recorded => "recorded", Pace::Free => "free" },
+            "engine" => engine,
+            "pace" => pace,
             "seed" => py.None(),
-            "policy" => py.None(),
+            "policy" => policy,
             "seconds" => seconds,
             "ipis_per_second" => if seconds > 0.0 { approximate(ipis.total) / seconds } else { 0.0 },
             "version" => env!("CARGO_PKG_VERSION"),
             "recording" => self.recording_dict(py)?,
-        ))
+        );
+        if let How::VirtualTime(comparison) = &self.how {
+            comparison.add_to(&whole)?;
+        }
+        Ok(whole)
     }
 
     /// One column for each property of an interrupt, in the order of the recording.

@@ -96,7 +96,7 @@ pub(super) fn run_scenario_in_virtual_time(
         return Err(bad(ScenarioError::Endless));
     }
     let mut interrupt: Option<PyErr> = None;
-    let VirtualRun { machine: run, cycles, latencies, log } = py
+    let VirtualRun { machine: run, cycles, latencies, log, .. } = py
         .detach(|| {
             let mut keep_going = || {
                 if interrupt.is_none() {
@@ -197,7 +197,7 @@ impl ScenarioResult {
         if let Some(clock) = &self.clock {
             whole.set_item("cycles", clock.cycles)?;
             whole.set_item("profile", &clock.profile)?;
-            whole.set_item("latency", clock.latency(py)?)?;
+            whole.set_item("latency", latency(py, &clock.latencies)?)?;
         }
         Ok(whole)
     }
@@ -219,28 +219,26 @@ impl ScenarioResult {
     }
 }
 
-impl Clock {
-    /// Latencies of each class that has some, in cycles.
-    fn latency<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let all = PyDict::new(py);
-        for class in Class::ALL {
-            let histogram = self.latencies.of(class);
-            if histogram.is_empty() {
-                continue;
-            }
-            let row = dict!(py,
-                "count" => histogram.len(),
-                "mean" => histogram.mean(),
-                "min" => histogram.min(),
-                "p50" => histogram.value_at_quantile(0.5),
-                "p90" => histogram.value_at_quantile(0.9),
-                "p99" => histogram.value_at_quantile(0.99),
-                "max" => histogram.max(),
-            );
-            all.set_item(class.name(), row)?;
+/// Latencies of each class that has some, in cycles.
+pub(super) fn latency<'py>(py: Python<'py>, latencies: &Latencies) -> PyResult<Bound<'py, PyDict>> {
+    let all = PyDict::new(py);
+    for class in Class::ALL {
+        let histogram = latencies.of(class);
+        if histogram.is_empty() {
+            continue;
         }
-        Ok(all)
+        let row = dict!(py,
+            "count" => histogram.len(),
+            "mean" => histogram.mean(),
+            "min" => histogram.min(),
+            "p50" => histogram.value_at_quantile(0.5),
+            "p90" => histogram.value_at_quantile(0.9),
+            "p99" => histogram.value_at_quantile(0.99),
+            "max" => histogram.max(),
+        );
+        all.set_item(class.name(), row)?;
     }
+    Ok(all)
 }
 
 impl ScenarioResult {

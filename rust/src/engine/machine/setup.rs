@@ -72,9 +72,7 @@ pub(in crate::engine) fn boot<'m, W: Word>(
         let apic = VirtualApic::new(page);
         apic.set(ApicRegister::SVR, SVR_ENABLED);
         if vcpu.mode() != ApicMode::X2Apic {
-            // The flat model, as Linux sets it up; it has eight members.
-            let logical_id = 1u8.checked_shl(number).unwrap_or(0);
-            apic.set(ApicRegister::LDR, XApicLdr::new().with_logical_id(logical_id).into_bits());
+            apic.set(ApicRegister::LDR, XApicLdr::flat(number).into_bits());
         }
         vcpu.publish_identity(memory, vm);
     }

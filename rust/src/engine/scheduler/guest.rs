@@ -109,6 +109,8 @@ impl Pcpu<'_, '_> {
                 memory: &vm.memory,
                 identity: &identity,
                 stopping: shared.stopping(),
+                // There is no clock here.
+                now: u64::MAX,
             };
             let action = cursor.next(&vm.guest.code, &view);
             if mode == ApicMode::Disabled && reaches_page(action) {
@@ -199,6 +201,8 @@ impl Pcpu<'_, '_> {
             | Action::Send { .. }
             | Action::Compute { .. }
             | Action::Return { .. }
+            | Action::Until { .. }
+            | Action::Sleep { .. }
             | Action::Idle => Step::Next,
         }
     }

@@ -1,6 +1,7 @@
 //! The end of a run: its books.
 
 use super::simulation::{End, Simulation, VirtualRun};
+use super::timetable::Timetable;
 use crate::engine::machine::verdict::{lost_wakeup, settle, stall};
 use crate::engine::machine::{MachineRun, Runner, VmResult};
 use crate::hypervisor::Inhibits;
@@ -37,7 +38,9 @@ impl Simulation<'_, '_> {
             elapsed: duration(cycles, self.costs.hz),
             partial: matches!(end, End::Interrupted),
         };
-        VirtualRun { machine, cycles, latencies: self.stopwatch.into_latencies(), log: self.log }
+        let fates = self.timetable.map(Timetable::into_fates).unwrap_or_default();
+        let latencies = self.stopwatch.into_latencies();
+        VirtualRun { machine, cycles, latencies, log: self.log, spent: self.spent, fates }
     }
 
     fn vm_results(&self) -> Vec<VmResult> {

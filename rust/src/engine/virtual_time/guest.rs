@@ -51,8 +51,14 @@ impl Simulation<'_, '_> {
             runner.cursor.interrupt(code, vector, interrupts, std::mem::take(&mut runner.computing));
             self.delivered(runner.task.slot, vector);
         }
+        if let Some(timetable) = &mut self.timetable {
+            timetable.entered(runner.task.slot);
+        }
         let at = &mut self.pcpus[self.current as usize];
         (at.since, at.attention, at.pages) = (self.now, true, pages);
+        if let Some(since) = at.sending.take() {
+            self.spent.sending += self.now - since;
+        }
         Next::Go(Phase::Guest)
     }
 
@@ -92,6 +98,7 @@ impl Simulation<'_, '_> {
             memory: &shared,
             identity: &identity,
             stopping: self.stopping,
+            now: self.now,
         };
         loop {
             if self.pcpus[number].attention
@@ -135,7 +142,7 @@ impl Simulation<'_, '_> {
                 self.pcpus[number].since = self.now;
                 return Next::Wait(self.now);
             }
-            view.interrupts = guest.state().interrupt_flag;
+            (view.interrupts, view.now) = (guest.state().interrupt_flag, self.now);
             let action = cursor.next(code, &view);
             if mode == ApicMode::Disabled && reaches_page(action) {
                 // There is no APIC at that address now: what is written there is lost.
@@ -189,6 +196,11 @@ impl Simulation<'_, '_> {
                 self.halt(guest)
             }
             Action::Hlt => self.halt(guest),
+            Action::Until { time } => Step::Leave(Next::Wait(time.min(self.slice_end_if_shared()))),
+            Action::Sleep { until } => {
+                self.set_alarm(seat.slot, until);
+                self.halt(guest)
+            }
             Action::Wrmsr { msr, value } => {
                 self.pcpus[self.current as usize].written_at = self.now;
                 let outcome = guest.wrmsr(msr, value);
@@ -227,6 +239,7 @@ impl Simulation<'_, '_> {
     /// VM exit.
     fn leave(&mut self, exit: Exit, instruction: Instruction) -> Next {
         self.spend(self.costs.vm_exit);
+        self.spent.exits += u64::from(self.costs.vm_exit);
         Next::Go(Phase::Exited { exit, acknowledged: None, instruction })
     }
 
@@ -286,6 +299,7 @@ impl Simulation<'_, '_> {
             }
             ExternalInterrupt::Exit(exit, acknowledged) => {
                 self.spend(self.costs.vm_exit);
+                self.spent.exits += u64::from(self.costs.vm_exit);
                 return Some(Next::Go(Phase::Exited { exit, acknowledged, instruction: Instruction::Other }));
             }
             ExternalInterrupt::Guest(vector) => {
@@ -322,9 +336,13 @@ impl Simulation<'_, '_> {
             }
         };
         self.spend(cost);
+        if let Some(timetable) = &mut self.timetable {
+            timetable.sent(slot, &outcome);
+        }
         match outcome {
             Outcome::Posted(posted) => {
                 self.spend(self.costs.post);
+                self.spent.sending += self.now - written_at;
                 let to = self.target_of(vm, slot, posted.apic_id, posted.descriptor);
                 let class = self.class_of(to);
                 if let Notice::Due(due) = posted.notice {
@@ -340,8 +358,12 @@ impl Simulation<'_, '_> {
                 self.account.sent(&outcome, to);
                 return Step::Next;
             }
-            Outcome::SelfIpi { vector, .. } => self.stopwatch.sent(slot, vector, Class::OwnIpi, written_at),
+            Outcome::SelfIpi { vector, .. } => {
+                self.spent.sending += self.now - written_at;
+                self.stopwatch.sent(slot, vector, Class::OwnIpi, written_at);
+            }
             Outcome::Exit(_) => {
+                self.pcpus[self.current as usize].sending = Some(written_at);
                 trail.note(What::Exited, icr.low.vector(), 0);
                 self.log_event(slot, What::Exited, icr.low.vector(), 0);
             }
@@ -354,7 +376,7 @@ impl Simulation<'_, '_> {
     /// The slot of the vCPU whose descriptor that is.
     fn target_of(&mut self, vm: usize, from: u32, apic_id: u32, descriptor: u64) -> u32 {
         let first = self.vms.get(vm).map_or(0, |vm| vm.first_slot);
-        if !self.config.naive_apic_ids {
+        if !self.config.naive_apic_ids && self.vms.get(vm).is_none_or(|vm| vm.plain_ids) {
             // vCPU k has APIC ID k, unless a guest has rewritten its ID; the table is indexed by the first.
             return first + apic_id;
         }

@@ -1,7 +1,7 @@
 //! The machine under KVM's code.
 
 use super::latency::Class;
-use super::simulation::{Memory, Simulation};
+use super::simulation::{Memory, NOBODY, Simulation};
 use crate::arch::NotificationDestination;
 use crate::engine::machine::verdict::Directory;
 use crate::hypervisor::policy::{Op, Policy};
@@ -91,6 +91,11 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
         match event {
             Event::Posted { by, to, vector, coalesced } => {
                 let class = match by {
+                    // A timer that ends a halt: see `timetable`.
+                    Poster::Software if self.current == NOBODY => {
+                        account.counts.device_posts += 1;
+                        Class::Device
+                    }
                     Poster::Software => {
                         account.counts.software_posts += 1;
                         Class::Exited

@@ -20,11 +20,13 @@ mod latency;
 mod log;
 mod pcpu;
 mod simulation;
+mod timetable;
 
 pub use costs::{Costs, CostsError};
 pub use latency::{Class, Latencies};
 pub use log::{Log, Logged};
-pub use simulation::{Options, VirtualRun, run};
+pub use simulation::{Options, Spent, VirtualRun, run, run_recorded};
+pub use timetable::{Fates, Preemption};
 
 #[cfg(test)]
 mod tests;

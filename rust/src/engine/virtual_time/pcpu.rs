@@ -2,7 +2,6 @@
 //!
 //! A phase is a stretch of code that nothing interrupts; its costs are over when the next one begins.
 
-use super::calendar::NEVER;
 use super::simulation::{Simulation, Whereabouts, next_round};
 use crate::arch::{Exit, ExitReason};
 use crate::engine::machine::verdict::Directory;
@@ -67,6 +66,10 @@ pub(super) struct Pcpu<'m> {
     pub(super) spins_on: Option<(u64, u64)>,
     /// When the vCPU began to sleep, were it not for polling.
     halted_at: u64,
+    /// When its guest wrote the interrupt command that exited, until it is back in the guest.
+    pub(super) sending: Option<u64>,
+    /// Until when somebody of the host's has it.
+    pub(super) taken_until: u64,
 }
 
 impl<'m> Pcpu<'m> {
@@ -86,6 +89,8 @@ impl<'m> Pcpu<'m> {
             written_at: 0,
             spins_on: None,
             halted_at: 0,
+            sending: None,
+            taken_until: 0,
         }
     }
 }
@@ -116,7 +121,7 @@ impl Simulation<'_, '_> {
         loop {
             let Some(mut runner) = self.pcpus[number].runner.take() else {
                 if !self.idle_turn() {
-                    return NEVER;
+                    return self.free_again();
                 }
                 continue;
             };
@@ -143,10 +148,14 @@ impl Simulation<'_, '_> {
     /// Takes a vCPU, if there is one to be run. Returns whether there was.
     fn idle_turn(&mut self) -> bool {
         let number = self.current as usize;
+        let since = self.now;
         self.root_interrupts(None);
+        self.spent.exits += self.now - since;
         let count = self.pcpus.len();
-        let found = if self.queued == 0 {
+        let found = if self.queued == 0 || self.taken() {
             None
+        } else if self.timetable.is_some() {
+            self.pcpus[number].queue.pop_front()
         } else {
             (0..count).find_map(|i| self.pcpus[(number + i) % count].queue.pop_front())
         };
@@ -178,7 +187,14 @@ impl Simulation<'_, '_> {
         let number = self.current as usize;
         loop {
             let in_guest = matches!(self.pcpus[number].phase, Phase::Guest);
-            let next = if in_guest { self.guest(runner) } else { self.in_root(runner) };
+            let next = if in_guest {
+                self.guest(runner)
+            } else {
+                let since = self.now;
+                let next = self.in_root(runner);
+                self.spent.exits += self.now - since;
+                next
+            };
             let Next::Go(phase) = next else { return next };
             self.pcpus[number].phase = phase;
             if self.now >= self.limit {
@@ -205,7 +221,7 @@ impl Simulation<'_, '_> {
 
     /// Somebody else waits for this pCPU.
     pub(super) fn others(&self) -> bool {
-        !self.pcpus[self.current as usize].queue.is_empty()
+        !self.pcpus[self.current as usize].queue.is_empty() || self.taken()
     }
 
     /// Interrupts that arrived in root mode go to the host's handlers. Returns whether the time slice is over.

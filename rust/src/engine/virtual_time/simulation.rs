@@ -6,6 +6,7 @@ use super::device::DeviceState;
 use super::latency::{Class, Latencies, Stopwatch};
 use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
+use super::timetable::{Fates, Preemption, Timetable};
 use crate::engine::machine::setup::{boot, finite, guest_memory, memory_bytes};
 use crate::engine::machine::verdict::{Directory, Lost, asleep_with_interrupt};
 use crate::engine::machine::{Guest, MachineConfig, MachineError, MachineRun, Runner, What};
@@ -28,7 +29,7 @@ const TURNS: u32 = 1 << 14;
 const TICK: u64 = 5_000_000;
 
 /// No actor.
-const NOBODY: u32 = u32::MAX;
+pub(super) const NOBODY: u32 = u32::MAX;
 
 /// How a run goes.
 pub struct Options<'a> {
@@ -53,6 +54,20 @@ pub struct VirtualRun {
     pub latencies: Latencies,
     /// What happened when.
     pub log: Log,
+    /// Where cycles went.
+    pub spent: Spent,
+    /// For each vCPU what became of the interrupt commands it sent, in order; of a [`run_recorded`] only.
+    pub fates: Fates,
+}
+
+/// Where cycles went, over all vCPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// On the way out of guests, in root mode with a vCPU, on the way in, and in interrupts that the host takes on an idle
+    /// pCPU; not what vCPUs slept, polled or waited.
+    pub exits: u64,
+    /// From the write of an interrupt command to the guest's next instruction, if it was posted or exited.
+    pub sending: u64,
 }
 
 /// A VM.
@@ -63,6 +78,8 @@ pub(super) struct VmState<'m> {
     pub(super) first_slot: u32,
     /// vCPUs that it has now.
     pub(super) vcpus: u32,
+    /// vCPU k has APIC ID k.
+    pub(super) plain_ids: bool,
     /// pCPUs whose guests spin.
     pub(super) spinners: Vec<u32>,
 }
@@ -95,6 +112,9 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) account: Account,
     pub(super) stopwatch: Stopwatch,
     pub(super) log: Log,
+    pub(super) spent: Spent,
+    /// When vCPUs of a recording do not run; each has a pCPU of its own then.
+    pub(super) timetable: Option<Timetable>,
     pub(super) random: Xoshiro256PlusPlus,
     /// The pCPU that acts.
     pub(super) current: u32,
@@ -108,6 +128,8 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) finished_at: u64,
     pub(super) stopping: bool,
     pub(super) broken: bool,
+    /// The clock's next look.
+    next_tick: u64,
     added: u32,
     /// vCPUs that were seen asleep with an interrupt: which sleep.
     suspects: FxHashMap<u32, usize>,
@@ -142,6 +164,26 @@ impl<'m> Directory<'m> for Simulation<'m, '_> {
 /// # Errors
 /// An impossible VM.
 pub fn run(config: &MachineConfig, options: Options<'_>) -> Result<VirtualRun, MachineError> {
+    run_by(config, options, None)
+}
+
+/// Runs a machine whose vCPUs each have a pCPU of their own, which the host takes away at the times of a timetable.
+///
+/// # Errors
+/// An impossible VM.
+pub fn run_recorded(
+    config: &MachineConfig,
+    options: Options<'_>,
+    preemptions: Vec<Preemption>,
+) -> Result<VirtualRun, MachineError> {
+    run_by(config, options, Some(Timetable::new(config.slots() as usize, preemptions)))
+}
+
+fn run_by(
+    config: &MachineConfig,
+    options: Options<'_>,
+    timetable: Option<Timetable>,
+) -> Result<VirtualRun, MachineError> {
     let memory = Memory::new(memory_bytes::<Cell<u64>>(config));
     let mut made = Vec::with_capacity(config.guests.len());
     for (vm, guest) in (0..).zip(&config.guests) {
@@ -149,6 +191,8 @@ pub fn run(config: &MachineConfig, options: Options<'_>) -> Result<VirtualRun, M
     }
     let (vms, descriptors): (Vec<Vm>, Vec<Vec<u64>>) = made.into_iter().unzip();
     let mut simulation = Simulation::new(&memory, config, &vms, &options)?;
+    simulation.timetable = timetable;
+    simulation.set_clock();
     let mut place = 0;
     for ((vm, made), (guest, descriptors)) in (0..).zip(&vms).zip(config.guests.iter().zip(descriptors)) {
         for vcpu in made.vcpus(&memory, &guest.config, descriptors) {
@@ -183,6 +227,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 memory: guest_memory(memory, guest, number)?,
                 first_slot,
                 vcpus: guest.config.apic_ids.len() as u32,
+                plain_ids: guest.config.apic_ids.iter().zip(0..).all(|(&id, vcpu)| id == vcpu),
                 spinners: Vec::new(),
             });
             first_slot += guest.capacity();
@@ -192,7 +237,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
         for device in 0..config.devices.len() {
             calendar.set((pcpus.len() + device) as u32, 0);
         }
-        calendar.set((pcpus.len() + config.devices.len()) as u32, TICK);
         Ok(Self {
             memory,
             config,
@@ -210,6 +254,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
             account: Account::new(slots),
             stopwatch: Stopwatch::new(slots).map_err(|_| MachineError::Histogram)?,
             log: Log::new(options.log),
+            spent: Spent::default(),
+            timetable: None,
             random: Xoshiro256PlusPlus::seed_from_u64(config.seed),
             current: NOBODY,
             now: 0,
@@ -219,6 +265,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             finished_at: 0,
             stopping: false,
             broken: false,
+            next_tick: TICK,
             added: 0,
             suspects: FxHashMap::default(),
         })
@@ -238,7 +285,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
 
     fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut() -> bool) -> End {
         self.stopping = self.config.ends() && self.unfinished == 0;
-        let (first_device, clock) = (self.pcpus.len() as u32, (self.pcpus.len() + self.devices.len()) as u32);
+        let (first_device, clock) = (self.pcpus.len() as u32, self.clock());
         let time_limit = cycles.unwrap_or(NEVER);
         // Asked before the first turn too.
         let mut turns = TURNS;
@@ -264,13 +311,18 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 continue;
             }
             if actor == clock {
-                if self.calendar_has_only_the_clock() {
-                    return End::Complete;
+                (self.current, self.now) = (NOBODY, time);
+                self.keep_timetable();
+                if time >= self.next_tick {
+                    if self.calendar_has_only_the_clock() {
+                        return End::Complete;
+                    }
+                    if let Some(lost) = self.tick() {
+                        return End::Lost(lost);
+                    }
+                    self.next_tick = time + TICK;
                 }
-                if let Some(lost) = self.tick(time) {
-                    return End::Lost(lost);
-                }
-                self.calendar.set(clock, time + TICK);
+                self.set_clock();
                 continue;
             }
             (self.current, self.now) = (actor, time);
@@ -284,15 +336,23 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
     }
 
+    /// The actor that is the clock.
+    pub(super) fn clock(&self) -> u32 {
+        (self.pcpus.len() + self.devices.len()) as u32
+    }
+
+    fn set_clock(&mut self) {
+        let time = self.next_tick.min(self.next_of_timetable());
+        self.calendar.set(self.clock(), time);
+    }
+
     /// Nobody but the clock would ever act.
     fn calendar_has_only_the_clock(&self) -> bool {
-        let actors = self.pcpus.len() + self.devices.len();
-        (0..actors as u32).all(|actor| self.calendar.time(actor) == NEVER)
+        self.next_of_timetable() == NEVER && (0..self.clock()).all(|actor| self.calendar.time(actor) == NEVER)
     }
 
     /// Adds a vCPU to the first VM, where there are some to be added; finds vCPUs that sleep for ever.
-    fn tick(&mut self, time: u64) -> Option<Lost> {
-        (self.current, self.now) = (NOBODY, time);
+    fn tick(&mut self) -> Option<Lost> {
         if self.added < self.config.chaos.hot_add && !self.stopping {
             self.hot_add();
         }
@@ -368,7 +428,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         true
     }
 
-    fn request(&mut self, pcpu: u32, vector: u8) {
+    pub(super) fn request(&mut self, pcpu: u32, vector: u8) {
         let at = &mut self.pcpus[pcpu as usize];
         local_apic::request(at.local.requests(), vector);
         at.attention = true;
@@ -399,7 +459,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
         // Who runs there shares from now on.
         self.act_by(at as u32, slice_end.max(self.now));
-        if self.idle > 0 {
+        if self.idle > 0 && self.timetable.is_none() {
             let count = self.pcpus.len();
             let other = (1..count).map(|i| (at + i) % count).find(|&other| self.pcpus[other].phase == Phase::Idle);
             if let Some(other) = other {
