@@ -189,3 +189,20 @@ impl<'m, W: Word> VcpuWords<'m, W> {
         self.0[SIPI_VECTOR].load() as u8
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn requests_and_task_states_tell_what_was_before() {
+        let line: Line<Cell<u64>> = std::array::from_fn(|_| Cell::new(0));
+        let words = VcpuWords::new(&line);
+        assert!(!words.request(Requests::NMI));
+        assert!(words.request(Requests::NMI));
+        assert!(!words.request(Requests::INIT), "another one");
+        assert_eq!(words.set_task(TaskState::Interruptible), TaskState::Running);
+        assert_eq!(words.set_task(TaskState::Running), TaskState::Interruptible);
+    }
+}

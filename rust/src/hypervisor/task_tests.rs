@@ -1,7 +1,9 @@
 //! A vCPU's thread: loaded, put, asleep.
 
+use super::super::Apicv;
 use super::super::shared::Mode;
-use super::super::testing::{HERE, bench, bench_under};
+use super::super::testing::{HERE, bench, bench_of, bench_under};
+use super::super::vm::VmConfig;
 use super::*;
 use crate::arch::PidControl;
 use crate::processor::descriptor;
@@ -143,6 +145,36 @@ fn conditions_ask_the_vcpu_and_its_vm() {
             assert_eq!(control(&host, 0).suppress(), holds, "{term}");
         }
     }
+}
+
+#[test]
+fn ipiv_asks_whether_the_vm_can_use_it() {
+    let policy = "policy x\n  after_exit:\n    if ipiv: set_sn\n    else: clear_sn\n";
+    for enable_ipiv in [true, false] {
+        let apicv = Apicv { active: true, enable_ipiv };
+        let config = VmConfig { apicv, ..VmConfig::new(1, ApicMode::X2Apic) };
+        let (mut host, mut tasks) = bench_of(policy, &config);
+        descriptor::update_control(host.seen(0).pid, |control| control.with_suppress(!enable_ipiv));
+        tasks[0].routine(&mut host, Routine::AfterExit);
+        assert_eq!(control(&host, 0).suppress(), enable_ipiv);
+    }
+}
+
+#[test]
+fn the_host_is_told_of_each_step() {
+    let policy = "policy x\n  after_exit:\n    set_sn\n    clear_sn\n    fence\n";
+    let (mut host, mut tasks) = bench_under(policy, 1, ApicMode::X2Apic);
+    tasks[0].routine(&mut host, Routine::AfterExit);
+    assert_eq!(host.steps, 3);
+}
+
+#[test]
+fn polling_sees_what_was_posted() {
+    let (mut host, mut tasks) = bench(1, ApicMode::X2Apic);
+    tasks[0].mp_state = MpState::Halted;
+    assert!(!tasks[0].poll(&mut host));
+    post(&host, 0, 0x41);
+    assert!(tasks[0].poll(&mut host));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A machine for tests: one VM on one pCPU, and all that its host was asked to do.
 
 use super::host::{Event, Host, Slot};
-use super::policy::Policy;
+use super::policy::{Op, Policy};
 use super::shared::Requests;
 use super::task::Task;
 use super::vm::{Vm, VmConfig};
@@ -30,6 +30,8 @@ pub(super) struct Bench {
     pub(super) list: Vec<u32>,
     walked: usize,
     pub(super) events: Vec<Event>,
+    /// Steps of the policy that were taken.
+    pub(super) steps: u32,
     /// What is asked of vCPU 0 while its PIR is taken.
     pub(super) late: Option<Requests>,
 }
@@ -41,9 +43,13 @@ pub(super) fn bench(vcpus: u32, mode: ApicMode) -> (Bench, Vec<Task>) {
 
 /// The same under another policy.
 pub(super) fn bench_under(policy: &str, vcpus: u32, mode: ApicMode) -> (Bench, Vec<Task>) {
-    let config = VmConfig::new(vcpus, mode);
+    bench_of(policy, &VmConfig::new(vcpus, mode))
+}
+
+/// The same for any VM.
+pub(super) fn bench_of(policy: &str, config: &VmConfig) -> (Bench, Vec<Task>) {
     let memory = Box::leak(Box::new(PhysicalMemory::new(config.memory_bytes())));
-    let (vm, vcpus) = Vm::create(memory, &config).unwrap();
+    let (vm, vcpus) = Vm::create(memory, config).unwrap();
     let vm: &'static Vm = Box::leak(Box::new(vm));
     let policy = Box::leak(Box::new(Policy::parse(policy).unwrap()));
     let mut slots = Vec::new();
@@ -69,6 +75,7 @@ pub(super) fn bench_under(policy: &str, vcpus: u32, mode: ApicMode) -> (Bench, V
         list: Vec::new(),
         walked: 0,
         events: Vec::new(),
+        steps: 0,
         late: None,
     };
     (bench, tasks)
@@ -157,5 +164,9 @@ impl Host<'static> for Bench {
             self.slots[0].words.request(requests);
         }
         self.events.push(event);
+    }
+
+    fn stepping(&mut self, _: &Op) {
+        self.steps += 1;
     }
 }

@@ -304,4 +304,48 @@ mod tests {
         assert!(apic.vectors(ApicRegister::IRR).is_empty());
         assert_eq!(apic.get(ApicRegister::ID), 0);
     }
+
+    #[test]
+    fn numbers_and_registers_of_a_new_vcpu() {
+        let (memory, _, vcpus) = vm(ApicMode::XApic);
+        assert!(vcpus.iter().map(Vcpu::vcpu).eq(0..20));
+        let apic = VirtualApic::new(memory.page(vcpus[3].vp().vmcs.virtual_apic).unwrap());
+        let registers = [ApicRegister::VERSION, ApicRegister::DFR, ApicRegister::SVR, ApicRegister::ID];
+        assert_eq!(registers.map(|register| apic.get(register)), [VERSION, DFR_FLAT, SVR_AFTER_RESET, 3 << 24]);
+    }
+
+    #[test]
+    fn writing_the_same_mode_changes_the_base_alone() {
+        let (memory, vm, mut vcpus) = vm(ApicMode::XApic);
+        let apic = VirtualApic::new(memory.page(vcpus[0].vp().vmcs.virtual_apic).unwrap());
+        apic.set(ApicRegister::ICR_HIGH, 5 << 24);
+        vcpus[0].vp_mut().vmcs.tpr_threshold = 5;
+        let same = vcpus[0].base().with_page(0xFEE01);
+        let write = vcpus[0].write_apic_base(&memory, &vm, same.into_bits()).unwrap();
+        assert_eq!(write, ApicBaseWrite::Done(ApicMode::XApic));
+        assert_eq!((vcpus[0].base(), vcpus[0].vp().vmcs.tpr_threshold), (same, 5));
+        vcpus[0].vp_mut().vmcs.tpr_threshold = 0;
+        let x2apic = ApicBase::in_mode(ApicMode::X2Apic, true).into_bits();
+        vcpus[0].write_apic_base(&memory, &vm, x2apic).unwrap();
+        assert_eq!(apic.get(ApicRegister::ICR_HIGH), 0, "another mode");
+    }
+
+    /// Only where APICv comes back: what was requested meanwhile is in VIRR alone.
+    #[test]
+    fn the_interrupt_status_is_read_anew_when_apicv_comes_back() {
+        let (memory, vm, mut vcpus) = vm(ApicMode::X2Apic);
+        let inhibits = vm.inhibits(&memory).unwrap();
+        let apic = VirtualApic::new(memory.page(vcpus[0].vp().vmcs.virtual_apic).unwrap());
+        apic.set_bit(ApicRegister::IRR, 0x41);
+        apic.set_bit(ApicRegister::ISR, 0x31);
+        let status = |vcpu: &Vcpu| (vcpu.vp().vmcs.rvi, vcpu.vp().vmcs.svi);
+        assert!(!vcpus[0].refresh_controls(&memory, &vm));
+        assert_eq!(status(&vcpus[0]), (0, 0), "nothing changed");
+        assert!(inhibits.set(crate::hypervisor::Inhibit::HyperV));
+        assert!(vcpus[0].refresh_controls(&memory, &vm));
+        assert_eq!(status(&vcpus[0]), (0, 0), "software's to deliver");
+        assert!(inhibits.clear(crate::hypervisor::Inhibit::HyperV));
+        assert!(vcpus[0].refresh_controls(&memory, &vm));
+        assert_eq!(status(&vcpus[0]), (0x41, 0x31));
+    }
 }

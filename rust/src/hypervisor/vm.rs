@@ -422,6 +422,7 @@ impl Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::msr;
     use crate::processor::{NonRoot, Outcome};
     use std::cell::Cell;
 
@@ -448,6 +449,24 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_is_little_more_than_it_takes() {
+        for (vcpus, spare) in [(1, 0), (1, 7), (64, 0), (64, 64), (1000, 24)] {
+            let config = VmConfig {
+                max_vcpu_ids: Some(vcpus + spare),
+                spare_vcpus: spare,
+                ..VmConfig::new(vcpus, ApicMode::X2Apic)
+            };
+            let (memory, vm, _) = create(&config).unwrap();
+            for vcpu in vcpus..vcpus + spare {
+                vm.add_vcpu(&memory, vcpu, vcpu, ApicMode::X2Apic).unwrap();
+            }
+            let page = || memory.allocate(Owner::MsrBitmap { vm: 0 }, PAGE_BYTES, PAGE_BYTES);
+            let free = std::iter::from_fn(|| page().ok()).count() as u32;
+            assert!(free <= 2 + spare + vcpus / 16, "{free} more pages for {vcpus} vCPUs and {spare} more");
+        }
+    }
+
+    #[test]
     fn bad_configurations_say_what_is_wrong() {
         let config = |ids: &[u32], mode| VmConfig { apic_ids: ids.to_vec(), ..VmConfig::new(1, mode) };
         let error = |ids: &[u32], mode| create(&config(ids, mode)).map(|_| ()).unwrap_err().to_string();
@@ -457,6 +476,35 @@ mod tests {
         );
         assert!(error(&[0, 300], ApicMode::XApic).contains("8-bit IDs"));
         assert!(error(&[3, 1, 3], ApicMode::X2Apic).contains("vCPUs 0 and 2 both have APIC ID 3"));
+        let most: Vec<u32> = (0..MAX_VCPUS as u32).collect();
+        assert!(config(&most, ApicMode::X2Apic).check().is_ok());
+        let more: Vec<u32> = (0..=MAX_VCPUS as u32).collect();
+        assert_eq!(config(&more, ApicMode::X2Apic).check(), Err(VmError::TooManyVcpus(MAX_VCPUS + 1)));
+    }
+
+    #[test]
+    fn each_vcpu_has_its_words_its_pcpu_and_the_access_page_of_all() {
+        let config = VmConfig { vm: 2, first_pcpu: 5, ..VmConfig::new(70, ApicMode::XApic) };
+        let (memory, vm, vcpus) = create(&config).unwrap();
+        let owner = |address| memory.owner_of(address).unwrap().owner;
+        for vcpu in &vcpus {
+            assert_eq!(owner(vm.words + u64::from(vcpu.vcpu() + 1) * LINE_BYTES), Owner::HypervisorWords { vm: 2 });
+            let vmcs = &vcpu.vp().vmcs;
+            let pid = memory.descriptor(vmcs.descriptor).unwrap();
+            assert_eq!(descriptor::control(pid).destination(), 5 + vcpu.vcpu());
+            assert_eq!(owner(vmcs.apic_access), Owner::ApicAccessPage { vm: 2 });
+        }
+    }
+
+    /// With APICv inhibited the ICR passed through would be the physical one.
+    #[test]
+    fn only_the_bitmap_of_active_apicv_passes_the_icr() {
+        let (memory, vm, _) = create(&VmConfig::new(1, ApicMode::X2Apic)).unwrap();
+        let at = msr::bitmap_position(msr::X2APIC_ICR, true).unwrap();
+        let intercepts =
+            |x2apic, active| memory.page(vm.msr_bitmap(x2apic, active)).unwrap()[at.word].get() & at.mask != 0;
+        assert!(!intercepts(true, true));
+        assert!(intercepts(true, false) && intercepts(false, false));
     }
 
     #[test]
