@@ -228,7 +228,14 @@ fn mistakes_have_a_place_and_a_hint() {
         error("policy x\n  load: control nv=f2")
             .starts_with("2:20: no value of a host vector \"f2\"; it is one of notify")
     );
-    assert!(error("policy x\n  load: if on and pir: fence").contains("write two ifs"));
+    assert_eq!(
+        error("policy x\n  load: control nw=notify"),
+        "2:17: no field of the control word \"nw\"; did you mean nv?"
+    );
+    assert!(error("policy x\n  load: if on and pir: fence").contains(
+        "reads the control word (on, sn, nv, ndst) and pir: a step reads one word of memory, so write two ifs"
+    ));
+    assert!(error("policy x\n  load: if event or mode == outside: fence").contains("reads event and mode:"));
     assert!(error("policy x\n  load: if on fence").starts_with("2:15: \":\" is missing here, not \"fence\""));
     assert!(error("policy x\n  load:\n    fence\n      fence").starts_with("4:7: this line is further right"));
     assert!(error("policy x\n  load:\n    fence\n   fence").starts_with("4:4: this line is in no block"));
@@ -239,6 +246,49 @@ fn mistakes_have_a_place_and_a_hint() {
     assert!(error("").starts_with("1:1: a policy begins"));
     assert!(error(&format!("policy x\n  load: if {}on: fence", "not ".repeat(99))).contains("inside each other"));
     assert!(error(&format!("policy x\n  load: {}fence", "if on: ".repeat(99))).contains("more than 50"));
+}
+
+/// Fifty, in each of three ways, and not one more.
+#[test]
+fn blocks_and_conditions_nest_fifty_deep() {
+    let below = |depth: usize| {
+        let loops = (0..depth).map(|at| format!("{}for_listed:\n", " ".repeat(at + 4)));
+        format!("policy x\n  load:\n{}{}fence", loops.collect::<String>(), " ".repeat(depth + 4))
+    };
+    let beside = |depth: usize| format!("policy x\n  load: {}fence", "if on: ".repeat(depth));
+    let inside = |depth: usize| format!("policy x\n  load: if {}on: fence", "not ".repeat(depth));
+    // The routine's own block is the first.
+    for text in [&below as &dyn Fn(usize) -> String, &beside] {
+        assert_eq!(Policy::parse(&text(49)).map(|_| ()), Ok(()));
+        assert!(error(&text(50)).contains("more than 50"));
+    }
+    // A block and a term are inside it too.
+    assert!(Policy::parse(&inside(48)).is_ok());
+    assert!(error(&inside(49)).contains("more than 50 conditions inside each other"));
+}
+
+#[test]
+fn what_a_condition_asks_for() {
+    let asks = |text: &str| {
+        let policy = Policy::parse(&format!("policy x\n  load: if {text}: fence")).unwrap();
+        let Op::If { condition, .. } = &policy.steps(Routine::Load)[0].op else { panic!("no look") };
+        (condition.asks_for(Term::Listed), condition.asks_routing_only())
+    };
+    // Listed is nobody else's to change, as far as a condition knows.
+    assert_eq!(asks("listed"), (true, true));
+    assert_eq!(asks("not listed"), (true, true));
+    assert_eq!(asks("on and listed"), (true, false));
+    assert_eq!(asks("listed or on"), (true, false));
+    assert_eq!(asks("on"), (false, false));
+    assert_eq!(asks("sn and nv == wakeup"), (false, true));
+    assert_eq!(asks("not (ndst == here or old on)"), (false, true));
+    assert_eq!(asks("sn or on"), (false, false));
+    assert_eq!(asks("pir"), (false, false));
+}
+
+#[test]
+fn halves_have_names() {
+    assert_eq!([Half::Both, Half::Low, Half::High].map(Half::name), ["both", "low", "high"]);
 }
 
 /// The policy's own flag, and giving a vCPU up.
