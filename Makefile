@@ -27,7 +27,7 @@ endif
 
 .PHONY: help
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 .PHONY: build
 build: $(VENV)/built ## .venv with a release build of ipivrs in it: .venv/bin/ipivrs
@@ -85,6 +85,13 @@ mutants: prerequisites ## break processor/ and hypervisor/ in every way that car
 .PHONY: wheel
 wheel: $(VENV)/installed ## a wheel for CPython >= 3.10 in dist/
 	$(MATURIN) build --release --strip --locked --out dist
+
+.PHONY: wheel-test
+wheel-test: $(VENV)/developed ## wheel and source package, in clean environments: do they install, build, run?
+	rm -rf target/dist
+	@tools/quietly.sh 'building the wheel' $(MATURIN) build --release --strip --locked --out target/dist
+	@tools/quietly.sh 'packing the source package' $(MATURIN) sdist --out target/dist
+	@$(BIN)/python tools/wheel_test.py target/dist
 
 .PHONY: clean
 clean: ## remove everything that the other targets made

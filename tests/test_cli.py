@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 
 import numpy as np
 import pytest
@@ -28,7 +29,11 @@ def test_every_option_has_help(shell: Shell, command: str) -> None:
 
 def test_version(process: Process) -> None:
     done = process("--version")
-    assert (done.returncode, done.stdout) == (0, f"ipivrs {ipivrs.__version__}\n")
+    build = ipivrs.build_info()
+    told = f"ipivrs {ipivrs.__version__} (commit {build['commit']}, {build['profile']} build)\n"
+    assert (done.returncode, done.stdout) == (0, told)
+    assert re.fullmatch("[0-9a-f]{12}|unknown", build["commit"])
+    assert build["profile"] in {"debug", "release"}
 
 
 def test_info_says_what_this_build_is_made_of(shell: Shell) -> None:

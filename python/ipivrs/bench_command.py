@@ -6,7 +6,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from ipivrs import profiles, published
+from ipivrs import completion, profiles, published
 from ipivrs.fitting import Fit
 from ipivrs.fitting import fit as fit_profile
 from ipivrs.options import BadInputError, refusals_are_bad_input
@@ -19,7 +19,9 @@ bench = typer.Typer(help="Measurements, and what ipivrs says about them.", rich_
 profile = typer.Typer(help="Cost profiles: what acts cost in virtual time.", rich_markup_mode=None)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-_Profile = Annotated[str, typer.Option("--profile", metavar="NAME|FILE", help="What acts cost.")]
+_Profile = Annotated[
+    str, typer.Option("--profile", metavar="NAME|FILE", help="What acts cost.", autocompletion=completion.profile)
+]
 _FITTED = "mmio_write,notification_flight,exit_msr_icr,exit_apic_write"
 
 
@@ -30,7 +32,10 @@ def _bench() -> None:
 
 @bench.command("published")
 def bench_published(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE]", help="Which; by default all.")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|FILE]", help="Which; by default all.", autocompletion=completion.measurements),
+    ] = None,
     profile: _Profile = profiles.DEFAULT,
     json: _Json = False,
 ) -> int:
@@ -82,7 +87,8 @@ def profile_list(json: _Json = False) -> int:
 
 @profile.command("show")
 def profile_show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE")] = profiles.DEFAULT, json: _Json = False
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", autocompletion=completion.profile)] = profiles.DEFAULT,
+    json: _Json = False,
 ) -> int:
     """Every cost of a profile, what it is, and where it comes from."""
     with refusals_are_bad_input():
@@ -100,9 +106,16 @@ def profile_show(
 
 @profile.command("fit")
 def profile_fit(
-    measurements: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Published measurements, or your own.")],
+    measurements: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", help="Published measurements, or your own.", autocompletion=completion.measurements
+        ),
+    ],
     costs: Annotated[str, typer.Option(metavar="A,B,...", help="Costs to fit; all others stay.")] = _FITTED,
-    start: Annotated[str, typer.Option("--from", metavar="NAME|FILE", help="The other costs.")] = profiles.DEFAULT,
+    start: Annotated[
+        str, typer.Option("--from", metavar="NAME|FILE", help="The other costs.", autocompletion=completion.profile)
+    ] = profiles.DEFAULT,
     json: _Json = False,
 ) -> int:
     """Fit costs to measurements: least squares, with virtual time as the model."""

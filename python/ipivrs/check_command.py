@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from ipivrs import _core, check_report, promela, replays
+from ipivrs import _core, check_report, completion, promela, replays
 from ipivrs.bounds import RANGES, MemoryModel, option
 from ipivrs.collection import HOLDS, Entry, collection
 from ipivrs.laboratory import CheckResult, Subject, subject
@@ -32,7 +32,13 @@ def _count(help_text: str, metavar: str = "N") -> Any:  # noqa: ANN401 (typer's 
 
 def check(
     policy: Annotated[
-        str | None, typer.Argument(metavar="POLICY", help="A name that --list shows, or a file.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="POLICY",
+            help="A name that --list shows, or a file.",
+            show_default=False,
+            autocompletion=completion.protocol,
+        ),
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option(metavar='"ROUTINE: LINE"', help="Leave out a line; may be given several times.")

@@ -18,7 +18,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from ipivrs import __version__, _core, names, report, scenario_report
+from ipivrs import __version__, _core, completion, names, report, scenario_report
 from ipivrs.bench_command import bench
 from ipivrs.bench_command import profile as profile_commands
 from ipivrs.check_command import check
@@ -85,7 +85,7 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command, or name the nearest one."""
         known = self.list_commands(ctx)
-        if args[0] not in known:
+        if args[0] not in known and not ctx.resilient_parsing:
             raise BadInputError(f"no command {args[0]}: it is one of {', '.join(known)}{did_you_mean(args[0], known)}")
         return super().resolve_command(ctx, args)
 
@@ -93,7 +93,6 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="ipivrs",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -137,7 +136,8 @@ def _choice(option: str, text: str | None, known: object) -> str | None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        show(f"ipivrs {__version__}")
+        build = _core.build_info()
+        show(f"ipivrs {__version__} (commit {build['commit']}, {build['profile']} build)")
         raise typer.Exit
 
 
@@ -150,7 +150,10 @@ _LastIndex = Annotated[str | None, typer.Option(metavar="N", help="Last PID-poin
 def _ipivrs(
     ctx: typer.Context,
     version: Annotated[  # noqa: ARG001 (its callback is what counts)
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print version, commit and build profile."
+        ),
     ] = False,
 ) -> None:
     """An emulator of Intel's IPI virtualization.
@@ -170,7 +173,12 @@ def run(
         ),
     ],
     apic: Annotated[
-        str | None, typer.Option(metavar="x2apic|xapic", help="The guest's APIC mode, where the file does not show it.")
+        str | None,
+        typer.Option(
+            metavar="x2apic|xapic",
+            help="The guest's APIC mode, where the file does not show it.",
+            autocompletion=completion.one_of(names.Apic),
+        ),
     ] = None,
     apic_ids: Annotated[
         str | None, typer.Option(metavar="0,2,4", help="APIC IDs of vCPU 0, 1, ..., where the file does not show them.")
@@ -180,21 +188,38 @@ def run(
     ] = None,
     last_index: _LastIndex = None,
     pace: Annotated[
-        str | None, typer.Option(metavar="recorded|free", help="Keep the recorded order, or every sender for itself.")
+        str | None,
+        typer.Option(
+            metavar="recorded|free",
+            help="Keep the recorded order, or every sender for itself.",
+            autocompletion=completion.one_of(names.Pace),
+        ),
     ] = None,
     process: Annotated[str | None, typer.Option(metavar="PID", help="Only the VM of this process.")] = None,
     no_ipiv: _NoIpiv = False,
     policy: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="Scenario, virtual time: the posted-interrupt protocol of the host."),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Scenario, virtual time: the posted-interrupt protocol of the host.",
+            autocompletion=completion.policy,
+        ),
     ] = None,
     seconds: Annotated[str | None, typer.Option(metavar="S", help="Scenario: endless loops end after this.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Scenario: what random numbers begin with.")] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="threads|virtual-time", help="Who acts when, default threads.")
+        str | None,
+        typer.Option(
+            metavar="threads|virtual-time",
+            help="Who acts when, default threads.",
+            autocompletion=completion.one_of(names.Engine),
+        ),
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Virtual time: what acts cost, in cycles.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="Virtual time: what acts cost, in cycles.", autocompletion=completion.profile
+        ),
     ] = None,
     json: _Json = False,
 ) -> int:
@@ -316,14 +341,51 @@ def explain(
     ] = None,
     vector: Annotated[str | None, typer.Option(metavar="N", help="0 to 255, instead of an ICR.")] = None,
     dest: Annotated[str | None, typer.Option(metavar="N", help="Destination, default 0.")] = None,
-    mode: Annotated[str | None, typer.Option(metavar="NAME", help="Delivery mode, default fixed.")] = None,
-    destination_mode: Annotated[str | None, typer.Option(metavar="physical|logical", help="Default physical.")] = None,
-    level: Annotated[str | None, typer.Option(metavar="deassert|assert", help="Default deassert.")] = None,
-    trigger: Annotated[str | None, typer.Option(metavar="edge|level", help="Default edge.")] = None,
-    shorthand: Annotated[str | None, typer.Option(metavar="none|self|all|all-but-self", help="Default none.")] = None,
-    apic: Annotated[str, typer.Option(metavar="x2apic|xapic", help="The sender's APIC mode.")] = "x2apic",
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Delivery mode, default fixed.", autocompletion=completion.one_of(names.DeliveryMode)
+        ),
+    ] = None,
+    destination_mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="physical|logical",
+            help="Default physical.",
+            autocompletion=completion.one_of(names.DestinationMode),
+        ),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="deassert|assert", help="Default deassert.", autocompletion=completion.one_of(names.Level)
+        ),
+    ] = None,
+    trigger: Annotated[
+        str | None,
+        typer.Option(metavar="edge|level", help="Default edge.", autocompletion=completion.one_of(names.Trigger)),
+    ] = None,
+    shorthand: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|self|all|all-but-self",
+            help="Default none.",
+            autocompletion=completion.one_of(names.Shorthand),
+        ),
+    ] = None,
+    apic: Annotated[
+        str,
+        typer.Option(
+            metavar="x2apic|xapic", help="The sender's APIC mode.", autocompletion=completion.one_of(names.Apic)
+        ),
+    ] = "x2apic",
     access: Annotated[
-        str | None, typer.Option(metavar="icr|self-ipi", help="The register written, default icr.")
+        str | None,
+        typer.Option(
+            metavar="icr|self-ipi",
+            help="The register written, default icr.",
+            autocompletion=completion.one_of(names.Access),
+        ),
     ] = None,
     vcpus: Annotated[
         str | None, typer.Option(metavar="N", help="Go on through the table and descriptors of N vCPUs.")

@@ -8,6 +8,7 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.text import Text
 
+from ipivrs import completion
 from ipivrs.grid import shipped_grids
 from ipivrs.names import Engine
 from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
@@ -24,7 +25,12 @@ _MOST_SHOWN = 5
 def sweep(
     grid: Annotated[
         str | None,
-        typer.Argument(metavar="GRID", help="A TOML file, or the name of a shipped grid.", show_default=False),
+        typer.Argument(
+            metavar="GRID",
+            help="A TOML file, or the name of a shipped grid.",
+            show_default=False,
+            autocompletion=completion.sweep_grid,
+        ),
     ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="Results, .csv or .parquet; by default the grid's name .csv.")
@@ -32,9 +38,17 @@ def sweep(
     workers: Annotated[str | None, typer.Option(metavar="N", help="Processes, by default one for each CPU.")] = None,
     dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler whose workers run the points.")] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="|".join(get_args(Engine)), help="Instead of the grid's engine.")
+        str | None,
+        typer.Option(
+            metavar="|".join(get_args(Engine)),
+            help="Instead of the grid's engine.",
+            autocompletion=completion.one_of(Engine),
+        ),
     ] = None,
-    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the grid's profile of costs.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Instead of the grid's profile of costs.", autocompletion=completion.profile),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew although there are results.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
