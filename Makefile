@@ -86,6 +86,11 @@ mutants: prerequisites ## break processor/ and hypervisor/ in every way that car
 wheel: $(VENV)/installed ## a wheel for CPython >= 3.10 in dist/
 	$(MATURIN) build --release --strip --locked --out dist
 
+.PHONY: docs
+docs: $(VENV)/documented build ## the documentation site in site/; a broken link or anchor is an error
+	@tools/quietly.sh 'building the site' $(BIN)/zensical build --clean --strict
+	@$(BIN)/python tools/check_site.py site
+
 .PHONY: wheel-test
 wheel-test: $(VENV)/developed ## wheel and source package, in clean environments: do they install, build, run?
 	rm -rf target/dist
@@ -95,7 +100,7 @@ wheel-test: $(VENV)/developed ## wheel and source package, in clean environments
 
 .PHONY: clean
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) target dist python/ipivrs/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) target dist site .cache python/ipivrs/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find python tests -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: prerequisites lint-prerequisites
@@ -121,4 +126,8 @@ $(VENV)/built: $(VENV)/installed $(RUST_SOURCES)
 
 $(VENV)/developed: $(VENV)/installed pyproject.toml
 	@tools/quietly.sh 'installing what tests and lints need' $(BIN)/python -m pip install --group dev
+	@touch $@
+
+$(VENV)/documented: $(VENV)/installed pyproject.toml
+	@tools/quietly.sh 'installing what the site needs' $(BIN)/python -m pip install --group docs
 	@touch $@
