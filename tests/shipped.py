@@ -12,7 +12,7 @@ XAPIC_BOOT = EXAMPLES / "linux-boot-long-xapic-smp2.perf.data"
 KUT_APIC = EXAMPLES / "kut-apic-x2apic.perf.data"
 GUEST_SIDE = EXAMPLES / "native-sched-messaging.perf.data"
 
-RECORDINGS = sorted(path for path in EXAMPLES.iterdir() if path.suffix != ".md")
+RECORDINGS = sorted(path for path in EXAMPLES.iterdir() if path.suffix in {".data", ".txt"})
 
 
 @cache

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, cast
 
-from ipivrs import __version__, _core, variants
+from ipivrs import __version__, _core, notebook, variants
 from ipivrs.bounds import Bounds, MemoryModel
 from ipivrs.collection import HOLDS, collection
+from ipivrs.frames import Column, Tabular
 from ipivrs.policies import find, parsed
 
 _MIB = 2**20
@@ -51,7 +52,7 @@ class WorstCase(TypedDict):
     spurious_wakeups: int | None
 
 
-class CheckResult:
+class CheckResult(Tabular):
     """A proof within bounds, or the shortest way to break a policy; `as_dict` is what `ipivrs check --json` prints."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -123,6 +124,15 @@ class CheckResult:
     def undecided(self) -> str | None:
         """The bound that ended the search, if one did."""
         return cast("str | None", self._values["undecided"])
+
+    def _columns(self) -> dict[str, Column]:
+        steps = self.counterexample or []
+        rows = [{**step, "changes": "; ".join(step["changes"])} for step in steps]
+        return {name: [row[name] for row in rows] for name in Step.__annotations__}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return notebook.check(self)
 
     def __repr__(self) -> str:
         """One line: the verdict."""

@@ -8,7 +8,8 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ipivrs import _core, profiles
+from ipivrs import _core, notebook, profiles
+from ipivrs.frames import Column, Named, Tabular
 from ipivrs.names import Apic, Engine, Pace
 from ipivrs.policies import find as find_policy
 
@@ -197,7 +198,7 @@ Comparison = TypedDict("Comparison", {"with": Side, "without": Side, "saved": Sa
 """A recording in virtual time with IPI virtualization, without it, and the difference."""
 
 
-class RunResult:
+class RunResult(Tabular):
     """What became of every IPI of a recording.
 
     `as_dict` is the JSON that `ipivrs run --json` prints; the properties are its parts, and `ipis` adds one row per
@@ -302,7 +303,7 @@ class RunResult:
         """One row per IPI in the order of the recording: a structured array of `IPI_DTYPE`, read-only.
 
         `ipis["vector"]` is a column, `ipis[ipis["fate"] == fate_names.index("exited")]` the rows of the IPIs that
-        exited, and `pandas.DataFrame(ipis)` a frame.
+        exited. `to_pandas` and `to_polars` have the same rows with names for codes.
         """
         columns = self._core.ipis()
         rows = np.empty(len(columns["vector"]), IPI_DTYPE)
@@ -325,6 +326,15 @@ class RunResult:
     def via_names(self) -> list[str]:
         """The names of the codes in `ipis["via"]`."""
         return self._core.via_names
+
+    def _columns(self) -> dict[str, Column]:
+        columns: dict[str, Column] = {name: self.ipis[name] for name in IPI_DTYPE.names or ()}
+        names = {"via": self.via_names, "fate": self.fate_names, "clause": self.clause_names}
+        return columns | {name: Named(self.ipis[name], known) for name, known in names.items()}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return notebook.run(self)
 
     def __repr__(self) -> str:
         """One line: the file, the total and what became of it."""

@@ -6,7 +6,8 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ipivrs import _core, profiles
+from ipivrs import _core, notebook, profiles
+from ipivrs.frames import Column, Named, Tabular
 from ipivrs.policies import find
 from ipivrs.results import Exit, Latency, Notifications, Violation
 
@@ -86,7 +87,7 @@ class VmOutcome(TypedDict):
     inhibits: list[str]
 
 
-class ScenarioResult:
+class ScenarioResult(Tabular):
     """What came of a scenario; `as_dict` is the JSON that `ipivrs run --json` prints."""
 
     def __init__(self, core: _core.ScenarioResult, title: str) -> None:
@@ -180,6 +181,24 @@ class ScenarioResult:
     def ipis_per_second(self) -> float:
         """IPIs per second of `seconds`."""
         return cast("float", self._dict["ipis_per_second"])
+
+    def _columns(self) -> dict[str, Column]:
+        events = self.events
+        if events is None:
+            raise ValueError('the rows are events, and nothing kept them: run with engine="virtual-time" and log=N')
+        names, codes = np.unique(np.array(events["what"], dtype=np.str_), return_inverse=True)
+        return {
+            "time": events["time"],
+            "pcpu": events["pcpu"],
+            "vcpu": events["vcpu"],
+            "what": Named(codes.astype(np.uint8), [str(name) for name in names]),
+            "vector": events["vector"],
+            "other": events["other"],
+        }
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return notebook.scenario(self)
 
     def __repr__(self) -> str:
         """One line: the totals."""

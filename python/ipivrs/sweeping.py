@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ipivrs import notebook
 from ipivrs.dask_workers import DaskWorkers
+from ipivrs.frames import Column, Tabular
 from ipivrs.grid import Grid, SweepError, find_grid
 from ipivrs.grid_points import Plan
 from ipivrs.journal import Journal, journal_path
@@ -25,7 +27,7 @@ _TRIES = 3
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class SweepResult:
+class SweepResult(Tabular):
     """What came of a sweep; `as_dict` is the JSON that `ipivrs sweep --json` prints.
 
     Attributes:
@@ -92,6 +94,13 @@ class SweepResult:
             "seconds": self.seconds,
             "rows": self.rows,
         }
+
+    def _columns(self) -> dict[str, Column]:
+        return {name: [row[name] for row in self.rows] for name in self.columns}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return notebook.sweep(self)
 
     def __repr__(self) -> str:
         """One line: how much of it is done."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from ipivrs.frames import mixed
 from ipivrs.grid import SweepError
 from ipivrs.rows import POINT, Row
 
@@ -95,18 +96,8 @@ def _cell(value: object) -> object:
 
 def _write_parquet(file: IO[bytes], rows: list[Row]) -> None:
     pa = _pyarrow()
-    columns = {name: _column(pa, [row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    columns = {name: mixed(pa, [row[name] for row in rows]) for name in (rows[0] if rows else ())}
     pa.parquet.write_table(pa.table(columns), file)
-
-
-def _column(pa: Any, values: list[Any]) -> Any:  # noqa: ANN401
-    if not any(isinstance(value, list | dict) for value in values):
-        try:
-            return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            pass
-    # Values of several types, such as the workloads of a VM: as text.
-    return pa.array([None if value is None else str(_cell(value)) for value in values])
 
 
 def read_table(path: Path) -> list[Row]:
