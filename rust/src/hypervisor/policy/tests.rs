@@ -237,6 +237,7 @@ fn mistakes_have_a_place_and_a_hint() {
     ));
     assert!(error("policy x\n  load: if event or mode == outside: fence").contains("reads event and mode:"));
     assert!(error("policy x\n  load: if on fence").starts_with("2:15: \":\" is missing here, not \"fence\""));
+    assert!(error("policy x\n  load: if on").starts_with("2:14: "), "behind the end of the line");
     assert!(error("policy x\n  load:\n    fence\n      fence").starts_with("4:7: this line is further right"));
     assert!(error("policy x\n  load:\n    fence\n   fence").starts_with("4:4: this line is in no block"));
     assert!(error("policy x\n  load:\n    if on:\n    fence").contains("a step is missing"));
@@ -284,6 +285,36 @@ fn what_a_condition_asks_for() {
     assert_eq!(asks("not (ndst == here or old on)"), (false, true));
     assert_eq!(asks("sn or on"), (false, false));
     assert_eq!(asks("pir"), (false, false));
+}
+
+#[test]
+fn conditions_see_where_notifications_go_and_what_was_posted() {
+    let text = "policy x
+  load:
+    if ndst == here: set_on
+    if ndst != here: set_sn
+  before_entry:
+    set_pir
+    if old pir: done
+    set_on";
+    for (destination, expected) in [(7, NOTIFY.with_outstanding(true)), (3, NOTIFY.with_suppress(true))] {
+        let mut alone = Alone::new(NOTIFY.with_destination(destination));
+        alone.run(text, Routine::Load);
+        assert_eq!(alone.control(), expected.with_destination(destination));
+    }
+    let mut alone = Alone::new(NOTIFY);
+    alone.words().set_event(true);
+    for expected in [NOTIFY.with_outstanding(true), NOTIFY] {
+        alone.run(text, Routine::BeforeEntry);
+        assert_eq!(alone.control(), expected);
+        descriptor::clear_outstanding(&alone.pid);
+    }
+}
+
+#[test]
+fn comments_end_lines_but_not_in_quotes() {
+    let policy = Policy::parse("policy x # one\n  source \"a # b\" # two\n  load: fence # three").unwrap();
+    assert_eq!((policy.source.as_str(), policy.steps(Routine::Load).len()), ("a # b", 1));
 }
 
 #[test]
