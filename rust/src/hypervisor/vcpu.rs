@@ -325,9 +325,11 @@ mod tests {
         assert_eq!(write, ApicBaseWrite::Done(ApicMode::XApic));
         assert_eq!((vcpus[0].base(), vcpus[0].vp().vmcs.tpr_threshold), (same, 5));
         vcpus[0].vp_mut().vmcs.tpr_threshold = 0;
+        apic.set(ApicRegister::TPR, 0x20);
         let x2apic = ApicBase::in_mode(ApicMode::X2Apic, true).into_bits();
         vcpus[0].write_apic_base(&memory, &vm, x2apic).unwrap();
         assert_eq!(apic.get(ApicRegister::ICR_HIGH), 0, "another mode");
+        assert_eq!(apic.get(ApicRegister::TPR), 0x20, "a move between enabled modes keeps the state");
     }
 
     /// Only where APICv comes back: what was requested meanwhile is in VIRR alone.

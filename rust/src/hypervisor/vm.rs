@@ -493,7 +493,12 @@ mod tests {
             let pid = memory.descriptor(vmcs.descriptor).unwrap();
             assert_eq!(descriptor::control(pid).destination(), 5 + vcpu.vcpu());
             assert_eq!(owner(vmcs.apic_access), Owner::ApicAccessPage { vm: 2 });
+            vm.vcpu_words(&memory, vcpu.vcpu()).unwrap().set_pcpu(vcpu.vcpu() + 100);
+            vm.vcpu_words(&memory, vcpu.vcpu()).unwrap().set_mode(crate::hypervisor::Mode::InGuest);
         }
+        assert!((0..70).all(|vcpu| vm.vcpu_words(&memory, vcpu).unwrap().pcpu() == vcpu + 100));
+        assert!(vm.vcpu_words(&memory, 70).is_none());
+        assert!(vm.inhibits(&memory).unwrap().activated(), "the VM's own word is another one");
     }
 
     /// With APICv inhibited the ICR passed through would be the physical one.
