@@ -10,5 +10,5 @@ mod word;
 
 pub use owner::{Allocation, Owner};
 pub use physical::{LINE_WORDS, Line, OutOfMemory, PAGE_WORDS, Page, PhysicalMemory};
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_whole};
 pub use word::Word;

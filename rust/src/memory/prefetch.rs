@@ -1,21 +1,40 @@
 //! Reading ahead.
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Asks for the cache line of `items[index]`, without waiting for it: who looks many places up one after the other does
 /// not wait for memory at each. Outside the slice, and on machines for which it is not written, it does nothing.
 #[inline]
 pub fn prefetch<T>(items: &[T], index: usize) {
-    #[cfg(target_arch = "x86_64")]
     if let Some(item) = items.get(index) {
+        line(std::ptr::from_ref(item).cast());
+    }
+}
+
+/// The same for all lines of an item.
+#[inline]
+pub fn prefetch_whole<T>(item: &T) {
+    let first = std::ptr::from_ref(item).cast::<i8>();
+    for at in (0..size_of::<T>()).step_by(LINE) {
+        line(first.wrapping_add(at));
+    }
+}
+
+#[inline]
+fn line(address: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         #[expect(unsafe_code, reason = "PREFETCHT0 takes a pointer")]
-        // SAFETY: PREFETCHT0 neither faults nor changes what a program can see (SDM Vol. 2B, PREFETCHh), and the pointer
-        // comes from a reference.
+        // SAFETY: PREFETCHT0 neither faults nor changes what a program can see (SDM Vol. 2B, PREFETCHh), whatever the
+        // address.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast());
+            _mm_prefetch::<_MM_HINT_T0>(address);
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (items, index);
+    let _ = address;
 }
 
 #[cfg(test)]
@@ -28,6 +47,7 @@ mod tests {
         for index in [0, 99, 100, usize::MAX] {
             prefetch(&items, index);
         }
+        prefetch_whole(&items);
         assert_eq!(items, [1; 100]);
     }
 }

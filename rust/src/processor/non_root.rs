@@ -4,7 +4,7 @@ use super::outcome::Violation;
 use super::vmcs::{Capabilities, Vmcs};
 use super::{VirtualApic, descriptor};
 use crate::arch::{ApicRegister, Exit, PidControl, PidPointerEntry};
-use crate::memory::{Line, Page, PhysicalMemory, Word};
+use crate::memory::{Line, Page, PhysicalMemory, Word, prefetch};
 
 /// Guest activity state (SDM vol. 3C, "Guest Non-Register State" 25.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,6 +154,14 @@ impl<'a, W: Word> Pages<'a, W> {
     pub fn of(memory: &'a PhysicalMemory<W>, vp: &VirtualProcessor) -> Result<Self, Violation> {
         Self::with(memory, &vp.vmcs, vp.controls)
             .map_err(|OutsideMemory { what, address }| Violation::PageOutside { what, address })
+    }
+
+    /// Asks for the memory that posted-interrupt processing, delivery and EOI use.
+    pub fn read_ahead(&self) {
+        if let Some(own) = self.own {
+            prefetch(own, 0);
+        }
+        self.apic.read_ahead();
     }
 
     pub(super) fn with(memory: &'a PhysicalMemory<W>, vmcs: &Vmcs, controls: Controls) -> Result<Self, OutsideMemory> {

@@ -5,7 +5,7 @@
 
 use crate::arch::vector::{highest_in_bank, highest_in_word};
 use crate::arch::{ApicRegister, Icr, VectorBit};
-use crate::memory::{Page, Word};
+use crate::memory::{Page, Word, prefetch};
 
 /// View of a virtual-APIC page.
 #[derive(Debug)]
@@ -33,6 +33,14 @@ impl<'a, W: Word> VirtualApic<'a, W> {
     fn word(self, register: ApicRegister) -> &'a W {
         // A register's offset is below 1000H by construction; the mask keeps the bounds check out of the way.
         &self.0[register.word() % self.0.len()]
+    }
+
+    /// Asks for the lines that hold priorities, ISR and IRR.
+    pub(super) fn read_ahead(self) {
+        let [isr, irr] = [ApicRegister::ISR, ApicRegister::IRR];
+        for register in [ApicRegister::TPR, isr, isr.nth(4), irr, irr.nth(4)] {
+            prefetch(self.0, register.word());
+        }
     }
 
     /// A 32-bit register.

@@ -69,8 +69,10 @@ pub struct Account {
     pub violations: Vec<ViolationRecord>,
     /// Violations beyond those.
     pub more_violations: u64,
-    /// For each vCPU and vector: posted less delivered, coalesced and discarded, as this pCPU saw it.
+    /// For each vector and vCPU: posted less delivered, coalesced and discarded, as this pCPU saw it. A guest uses a few of
+    /// the vectors: what large VMs touch stands together, by vector.
     balance: Vec<i32>,
+    slots: usize,
 }
 
 impl Account {
@@ -86,12 +88,13 @@ impl Account {
             violations: Vec::new(),
             more_violations: 0,
             balance: vec![0; slots * VECTORS],
+            slots,
         }
     }
 
     #[inline]
     fn change(&mut self, slot: u32, vector: u8, by: i32) {
-        if let Some(balance) = self.balance.get_mut(slot as usize * VECTORS + usize::from(vector)) {
+        if let Some(balance) = self.balance.get_mut(usize::from(vector) * self.slots + slot as usize) {
             *balance = balance.wrapping_add(by);
         }
     }
@@ -237,8 +240,7 @@ impl Account {
             pending += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
             self.remove(slot, words);
         }
-        let first = slot as usize * VECTORS;
-        let balances = self.balance.get(first..first + VECTORS).unwrap_or_default();
+        let balances = self.balance.iter().skip(slot as usize).step_by(self.slots.max(1));
         let wrong = (0u8..=255).zip(balances).filter(|&(_, &balance)| balance != 0).map(|(v, &b)| (v, b)).collect();
         (pending, wrong)
     }

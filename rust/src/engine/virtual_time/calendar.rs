@@ -111,6 +111,12 @@ impl Calendar {
         self.arrivals.front().map_or(NEVER, |arrival| arrival.time)
     }
 
+    /// Where an interrupt arrives when so many others have.
+    #[inline]
+    pub(super) fn arrival_after(&self, others: usize) -> Option<u32> {
+        self.arrivals.get(others).map(|arrival| arrival.pcpu)
+    }
+
     #[inline]
     pub(super) fn arrive(&mut self) -> Option<Arrival> {
         self.arrivals.pop_front()

@@ -296,6 +296,8 @@ impl Simulation<'_, '_> {
                 if harvest.merged > 0 {
                     self.account.harvested(slot, harvest, guest.state_mut().take_merged());
                 }
+                // Nearly always that was all.
+                self.pcpus[number].attention = local_apic::pending(self.pcpus[number].local.requests());
             }
             ExternalInterrupt::Exit(exit, acknowledged) => {
                 self.spend(self.costs.vm_exit);
@@ -399,7 +401,13 @@ impl Simulation<'_, '_> {
     }
 
     /// What came of a write.
+    #[inline]
     fn written(&mut self, outcome: Outcome, instruction: Instruction, slot: u32) -> Step {
+        if let Outcome::Virtualized(_) = outcome { Step::Next } else { self.came_of(outcome, instruction, slot) }
+    }
+
+    #[inline(never)]
+    fn came_of(&mut self, outcome: Outcome, instruction: Instruction, slot: u32) -> Step {
         match outcome {
             Outcome::Virtualized(_) | Outcome::Posted(_) | Outcome::SelfIpi { .. } => {}
             Outcome::Exit(exit) => return Step::Leave(self.leave(exit, instruction)),

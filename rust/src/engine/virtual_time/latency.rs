@@ -72,21 +72,27 @@ impl Latencies {
 /// Interrupts that were sent and not delivered yet, and how long those took that were.
 #[derive(Debug)]
 pub(super) struct Stopwatch {
-    /// For each vCPU and vector: 1 + when the first that is still pending was sent, and its class. Memory is touched
-    /// where something is sent.
+    /// For each vector and vCPU: 1 + when the first that is still pending was sent, and its class. A guest uses a few of
+    /// the vectors: what large VMs touch stands together, by vector.
     sent: Vec<u64>,
+    slots: usize,
     latencies: Latencies,
 }
 
 impl Stopwatch {
     pub(super) fn new(slots: usize) -> Result<Self, hdrhistogram::CreationError> {
-        Ok(Self { sent: vec![0; slots * VECTORS], latencies: Latencies::new()? })
+        Ok(Self { sent: vec![0; slots * VECTORS], slots, latencies: Latencies::new()? })
+    }
+
+    #[inline]
+    fn place(&mut self, slot: u32, vector: u8) -> Option<&mut u64> {
+        self.sent.get_mut(usize::from(vector) * self.slots + slot as usize)
     }
 
     /// An interrupt is sent. One that joins another that is still pending has no latency of its own.
     #[inline]
     pub(super) fn sent(&mut self, to: u32, vector: u8, class: Class, time: u64) {
-        if let Some(sent) = self.sent.get_mut(to as usize * VECTORS + usize::from(vector))
+        if let Some(sent) = self.place(to, vector)
             && *sent == 0
         {
             *sent = (time + 1) << CLASS_BITS | class as u64;
@@ -96,7 +102,7 @@ impl Stopwatch {
     /// It is delivered.
     #[inline]
     pub(super) fn delivered(&mut self, slot: u32, vector: u8, time: u64) {
-        let Some(sent) = self.sent.get_mut(slot as usize * VECTORS + usize::from(vector)) else { return };
+        let Some(sent) = self.place(slot, vector) else { return };
         let word = std::mem::take(sent);
         if word == 0 {
             return;
@@ -111,7 +117,7 @@ impl Stopwatch {
     /// They will not be delivered: the local APIC was reset or disabled.
     pub(super) fn discarded(&mut self, slot: u32, vectors: [u64; 4]) {
         for vector in crate::processor::vectors_of(vectors) {
-            if let Some(sent) = self.sent.get_mut(slot as usize * VECTORS + usize::from(vector)) {
+            if let Some(sent) = self.place(slot, vector) {
                 *sent = 0;
             }
         }

@@ -9,6 +9,7 @@ use crate::engine::machine::{Runner, What};
 use crate::hypervisor::{
     Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, host_interrupt, set_inhibit,
 };
+use crate::memory::{prefetch, prefetch_whole};
 use crate::processor::{LocalApic, Pages};
 use rand_xoshiro::rand_core::Rng;
 use std::cell::Cell;
@@ -91,6 +92,23 @@ impl<'m> Pcpu<'m> {
             halted_at: 0,
             sending: None,
             taken_until: 0,
+        }
+    }
+
+    /// Whether an interrupt that arrives is looked at at once.
+    #[inline]
+    pub(super) const fn listens(&self) -> bool {
+        matches!(self.phase, Phase::Guest | Phase::Idle | Phase::Poll { .. })
+    }
+
+    /// Asks for the memory that its next turn leads to.
+    pub(super) fn read_ahead(&self) {
+        prefetch(self.local.requests(), 0);
+        if let Some(pages) = &self.pages {
+            pages.read_ahead();
+        }
+        if let Some(runner) = self.runner.as_deref() {
+            prefetch_whole(runner);
         }
     }
 }

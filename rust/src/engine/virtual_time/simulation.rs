@@ -13,7 +13,7 @@ use crate::engine::machine::{Guest, MachineConfig, MachineError, MachineRun, Run
 use crate::guest::GuestMemory;
 use crate::hypervisor::policy::HostVector;
 use crate::hypervisor::{Slot, Vcpu, Vm};
-use crate::memory::{Owner, PhysicalMemory};
+use crate::memory::{Owner, PhysicalMemory, prefetch_whole};
 use crate::processor::{LocalApic, local_apic};
 use crate::record::Account;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -25,6 +25,10 @@ pub(super) type Memory = PhysicalMemory<Cell<u64>>;
 
 /// Turns between two questions whether to go on.
 const TURNS: u32 = 1 << 14;
+/// So many pCPUs and their guests fit into a processor's caches: with more, memory is asked for before it is used.
+const FITS: usize = 256;
+/// So many arrivals before it is used.
+const READ_AHEAD: usize = 4;
 /// Cycles between two looks of the clock that adds vCPUs and looks for lost wake-ups.
 const TICK: u64 = 5_000_000;
 
@@ -287,6 +291,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.stopping = self.config.ends() && self.unfinished == 0;
         let (first_device, clock) = (self.pcpus.len() as u32, self.clock());
         let time_limit = cycles.unwrap_or(NEVER);
+        let large = self.pcpus.len() > FITS;
         // Asked before the first turn too.
         let mut turns = TURNS;
         loop {
@@ -299,16 +304,29 @@ impl<'m, 'o> Simulation<'m, 'o> {
             if self.broken {
                 return End::Broken;
             }
-            let ((time, actor), arrival) = (self.calendar.first(), self.calendar.arrival_time());
+            let ((mut time, mut actor), arrival) = (self.calendar.first(), self.calendar.arrival_time());
             if time.min(arrival) >= time_limit && !self.stopping {
                 (self.stopping, self.finished_at) = (true, time_limit);
             }
             if arrival <= time {
-                match self.calendar.arrive() {
-                    Some(arrival) => self.arrived(arrival),
-                    None => return End::Complete,
+                let Some(Arrival { pcpu, vector, .. }) = self.calendar.arrive() else { return End::Complete };
+                self.request(pcpu, vector);
+                self.current = NOBODY;
+                if large {
+                    self.ask_for(self.calendar.arrival_after(2 * READ_AHEAD));
+                    self.ask_for_guest(self.calendar.arrival_after(READ_AHEAD));
                 }
-                continue;
+                let at = &self.pcpus[pcpu as usize];
+                if !at.listens() {
+                    // It is looked at when the stretch of code that is under way is over.
+                    continue;
+                }
+                if arrival == time || at.clock > arrival || self.calendar.arrival_time() == arrival {
+                    self.act_by(pcpu, arrival);
+                    continue;
+                }
+                // It acts next: nobody else does anything then or before.
+                (time, actor) = (arrival, pcpu);
             }
             if actor == clock {
                 (self.current, self.now) = (NOBODY, time);
@@ -327,10 +345,16 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             (self.current, self.now) = (actor, time);
             let (next_time, next) = self.calendar.rival(actor);
-            self.limit = arrival.min(next_time.saturating_add(u64::from(actor < next)));
+            self.limit = self.calendar.arrival_time().min(next_time.saturating_add(u64::from(actor < next)));
             // While it stops, whoever waits for the end sees it.
             self.limit = self.limit.min(if self.stopping { time + TICK } else { time_limit });
+            if large {
+                self.ask_for(Some(next));
+            }
             let again = if actor >= first_device { self.device(actor - first_device) } else { self.turn() };
+            if large {
+                self.ask_for_guest(Some(next));
+            }
             self.calendar.set(actor, again);
             turns += 1;
         }
@@ -434,13 +458,19 @@ impl<'m, 'o> Simulation<'m, 'o> {
         at.attention = true;
     }
 
-    /// An interrupt reaches a local APIC.
-    fn arrived(&mut self, Arrival { time, pcpu, vector }: Arrival) {
-        self.request(pcpu, vector);
-        self.current = NOBODY;
-        // Elsewhere it is looked at when the stretch of code that is under way is over.
-        if matches!(self.pcpus[pcpu as usize].phase, Phase::Guest | Phase::Idle | Phase::Poll { .. }) {
-            self.act_by(pcpu, time);
+    /// Asks for the memory of a pCPU that acts soon.
+    #[inline]
+    fn ask_for(&self, pcpu: Option<u32>) {
+        if let Some(at) = pcpu.and_then(|pcpu| self.pcpus.get(pcpu as usize)) {
+            prefetch_whole(at);
+        }
+    }
+
+    /// Asks for what the pCPU leads to: its own memory has been asked for.
+    #[inline]
+    fn ask_for_guest(&self, pcpu: Option<u32>) {
+        if let Some(at) = pcpu.and_then(|pcpu| self.pcpus.get(pcpu as usize)) {
+            at.read_ahead();
         }
     }
 
