@@ -24,6 +24,8 @@ pub(super) struct Collector<'o> {
     skipped: BTreeMap<&'static str, u64>,
     /// Events that the recorder lost.
     pub(super) lost: u64,
+    /// Events that came too late to be put in their place.
+    pub(super) late: u64,
 }
 
 impl<'o> Collector<'o> {
@@ -36,6 +38,7 @@ impl<'o> Collector<'o> {
             counts: Vec::new(),
             skipped: BTreeMap::new(),
             lost: 0,
+            late: 0,
         }
     }
 
@@ -120,6 +123,11 @@ impl<'o> Collector<'o> {
         };
         if self.lost > 0 {
             recording.notes.push(format!("the recorder lost {} events: counts are lower bounds", self.lost));
+        }
+        if self.late > 0 {
+            recording
+                .notes
+                .push(format!("{} events came too late to be put in order: they count where they stand", self.late));
         }
         if recording.side == Side::Host && !records.keys().any(|name| name == "kvm_exit" || name == "kvm_entry") {
             recording.notes.push(

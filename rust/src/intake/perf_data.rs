@@ -117,6 +117,7 @@ impl Samples<'_, '_> {
     fn end(&mut self) {
         let (readers, collector) = (self.readers, &mut self.collector);
         self.window.end(|event, sample| decode(readers, event, sample, collector));
+        self.collector.late = self.window.late;
     }
 
     #[inline]
@@ -132,7 +133,11 @@ impl Samples<'_, '_> {
         match (fixed, reader.decoder) {
             // Nothing of it matters but that it is there: no need to sort it.
             (Some(fixed), Decoder::Other) => self.collector.count_at(reader.name, fixed.time_ns),
-            (Some(fixed), _) => self.window.push(fixed.time_ns, event, sample),
+            (Some(fixed), _) => {
+                let (readers, collector) = (self.readers, &mut self.collector);
+                self.window
+                    .push(fixed.time_ns, event, sample, |event, sample| decode(readers, event, sample, collector));
+            }
             (None, decoder) => {
                 self.collector.count(reader.name);
                 if !matches!(decoder, Decoder::Other) {
