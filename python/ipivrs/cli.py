@@ -26,6 +26,7 @@ from ipivrs.explanation import explanation
 from ipivrs.icr import explain as explain_icr
 from ipivrs.machine import describe, machine
 from ipivrs.options import BadInputError, choice, decimal, did_you_mean, number, numbers, refusals_are_bad_input
+from ipivrs.outputs import wanted
 from ipivrs.policies import find as find_policy
 from ipivrs.results import RunResult, run_recording
 from ipivrs.running import shipped_path, shipped_scenarios
@@ -221,6 +222,12 @@ def run(
             metavar="NAME|FILE", help="Virtual time: what acts cost, in cycles.", autocompletion=completion.profile
         ),
     ] = None,
+    report_file: Annotated[
+        str | None, typer.Option("--report", metavar="OUT.html", help="Write a report to look at in a browser.")
+    ] = None,
+    perfetto_file: Annotated[
+        str | None, typer.Option("--perfetto", metavar="OUT.pftrace", help="Write a trace for ui.perfetto.dev.")
+    ] = None,
     json: _Json = False,
 ) -> int:
     """Say which IPIs of a recording need no VM exit, and why the others do; or run a scenario.
@@ -250,6 +257,7 @@ def run(
         _refuse_what_virtual_time_decides(only_recordings)
     elif policy is not None and not any(scenarios):
         raise BadInputError("--policy is an option of scenarios, and of recordings with --engine virtual-time")
+    outputs = wanted(report_file, perfetto_file, files, engine)
     # Every mistake in a file is found before anything runs.
     with refusals_are_bad_input():
         loaded = [_load(file, for_scenarios | for_both) if _is_scenario(file) else file for file in files]
@@ -259,14 +267,17 @@ def run(
         results = [
             run_recording(what, **for_recordings)
             if isinstance(what, str)
-            else what.run(**_given(engine=engine, profile=profile))
+            else what.run(**_given(engine=engine, profile=profile), log=outputs.log)
             for what in loaded
         ]
+    lost = [message for result in results for message in outputs.write(result)]
     if json:
         dicts = [result.as_dict() for result in results]
         show_json(dicts[0] if len(dicts) == 1 else dicts)
     else:
         _show_results(results)
+    if lost:
+        raise BadInputError("; ".join(lost))
     if any(isinstance(result, ScenarioResult) and result.partial for result in results):
         complain("interrupted: the result is partial")
         return _INTERRUPTED

@@ -12,6 +12,7 @@ from ipivrs import _core, notebook, profiles
 from ipivrs.frames import Column, Named, Tabular
 from ipivrs.names import Apic, Engine, Pace
 from ipivrs.policies import find as find_policy
+from ipivrs.reports import Drawable
 
 IPI_DTYPE = np.dtype(
     [
@@ -198,7 +199,18 @@ Comparison = TypedDict("Comparison", {"with": Side, "without": Side, "saved": Sa
 """A recording in virtual time with IPI virtualization, without it, and the difference."""
 
 
-class RunResult(Tabular):
+class Targets(TypedDict):
+    """Whom IPIs mean: `sets` of vCPUs by their positions in recording["vcpus"], and for each IPI a position in `sets`.
+
+    `flat_assumed`: some are logical destinations of xAPIC mode, read in the flat model as Linux sets it up.
+    """
+
+    sets: list[list[int]]
+    of: NDArray[np.uint32]
+    flat_assumed: bool
+
+
+class RunResult(Tabular, Drawable):
     """What became of every IPI of a recording.
 
     `as_dict` is the JSON that `ipivrs run --json` prints; the properties are its parts, and `ipis` adds one row per
@@ -311,6 +323,10 @@ class RunResult(Tabular):
             rows[name] = columns[name]
         rows.flags.writeable = False
         return rows
+
+    def targets(self) -> Targets:
+        """Whom each row of `ipis` means."""
+        return cast("Targets", self._core.targets())
 
     @property
     def fate_names(self) -> list[str]:

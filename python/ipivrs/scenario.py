@@ -265,7 +265,17 @@ class Scenario(Table):
             if not 0 <= log <= _MOST_EVENTS:
                 raise ValueError(f"log must be 0 to {_MOST_EVENTS}, not {log}")
             costs = profiles.DEFAULT if profile is None else profile
-            return simulate_in_virtual_time(self.description(), self.title, protocol, limit, profile=costs, log=log)
+            vcpus = (self.vm[0].vcpus + self.chaos.hot_add, *(vm.vcpus for vm in self.vm[1:]))
+            return simulate_in_virtual_time(
+                self.description(),
+                self.title,
+                protocol,
+                limit,
+                profile=costs,
+                log=log,
+                pcpus=self.host.pcpus,
+                vcpus=vcpus,
+            )
         if engine != "threads":
             raise ValueError(f'engine must be "threads" or "virtual-time", not {engine!r}')
         if profile is not None or log:

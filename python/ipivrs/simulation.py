@@ -1,5 +1,6 @@
 """What came of a scenario, and the way there."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict, cast
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from ipivrs import _core, notebook, profiles
 from ipivrs.frames import Column, Named, Tabular
 from ipivrs.policies import find
+from ipivrs.reports import Drawable
 from ipivrs.results import Exit, Latency, Notifications, Violation
 
 
@@ -63,11 +65,16 @@ class PidTable(TypedDict):
 class Events(TypedDict):
     """The first events of a run, a row each: when (cycles), on which pCPU, to which vCPU, what, vector, other vCPU.
 
-    `what` is "loaded", "posted", "exited" (an IPI was sent with an exit), "delivered", "slept", "woke" or "preempted".
+    `what` is, of an IPI that a guest sends, "posted", "self-ipi", "exited" or "faulted"; "routed" or "device" when the
+    hypervisor or a device posts for the vCPU; "delivered"; "loaded", "entered", "left" (`other` is the basic exit
+    reason), "preempted", "slept", "runnable" (it sleeps no longer) and "woke" (it goes on).
+    `since` is when it began: for interrupts the write that sent them, so that `time - since` of "delivered" is the
+    latency, for "entered" and "left" the VM entry and VM exit. A `pcpu` that the host does not have is a device.
     vCPUs are counted over all VMs. `more` events came after the log was full.
     """
 
     time: NDArray[np.uint64]
+    since: NDArray[np.uint64]
     pcpu: NDArray[np.uint32]
     vcpu: NDArray[np.uint32]
     what: list[str]
@@ -87,13 +94,30 @@ class VmOutcome(TypedDict):
     inhibits: list[str]
 
 
-class ScenarioResult(Tabular):
+@dataclass(frozen=True)
+class Shape:
+    """What an event log is about: the cycles in a second, pCPUs, and vCPUs of each VM, those added later included."""
+
+    hz: int
+    pcpus: int
+    vcpus: tuple[int, ...]
+
+    def labels(self) -> list[str]:
+        """The vCPUs as the log counts them: by number, and by VM and number where there are several VMs."""
+        several = len(self.vcpus) > 1
+        return [
+            f"{vm}.{vcpu}" if several else str(vcpu) for vm, count in enumerate(self.vcpus) for vcpu in range(count)
+        ]
+
+
+class ScenarioResult(Tabular, Drawable):
     """What came of a scenario; `as_dict` is the JSON that `ipivrs run --json` prints."""
 
-    def __init__(self, core: _core.ScenarioResult, title: str) -> None:
+    def __init__(self, core: _core.ScenarioResult, title: str, shape: Shape | None = None) -> None:
         """Wrap what the core returned; made by `Scenario.run`, not by hand."""
         self._core = core
         self.title = title
+        self.shape = shape
 
     @cached_property
     def _dict(self) -> dict[str, Any]:
@@ -144,6 +168,16 @@ class ScenarioResult(Tabular):
         return cast("str", self._dict["policy"])
 
     @property
+    def seed(self) -> int:
+        """What random numbers began with."""
+        return cast("int", self._dict["seed"])
+
+    @property
+    def version(self) -> str:
+        """The version of ipivrs that ran it."""
+        return cast("str", self._dict["version"])
+
+    @property
     def engine(self) -> str:
         """The engine that ran it: "threads" or "virtual-time"."""
         return cast("str", self._dict["engine"])
@@ -189,6 +223,7 @@ class ScenarioResult(Tabular):
         names, codes = np.unique(np.array(events["what"], dtype=np.str_), return_inverse=True)
         return {
             "time": events["time"],
+            "since": events["since"],
             "pcpu": events["pcpu"],
             "vcpu": events["vcpu"],
             "what": Named(codes.astype(np.uint8), [str(name) for name in names]),
@@ -217,11 +252,19 @@ def simulate(description: str, title: str, policy: str, seconds: float | None) -
 
 
 def simulate_in_virtual_time(
-    description: str, title: str, policy: str, seconds: float | None, *, profile: "str | profiles.Profile", log: int
+    description: str,
+    title: str,
+    policy: str,
+    seconds: float | None,
+    *,
+    profile: "str | profiles.Profile",
+    log: int,
+    pcpus: int,
+    vcpus: tuple[int, ...],
 ) -> ScenarioResult:
     """Run a scenario that the core can read in virtual time, with a profile by name, by path, or made in Python."""
     name, costs = (profile, profiles.find(profile)) if isinstance(profile, str) else (profile.title, profile)
     core = _core.run_scenario_in_virtual_time(
         description, find(policy).text, costs.costs(), profile=name, seconds=seconds, log=log
     )
-    return ScenarioResult(core, title)
+    return ScenarioResult(core, title, Shape(costs.hz, pcpus, vcpus))

@@ -14,6 +14,7 @@
 //! | [`scenario`] | a machine and its guests described from outside, made real |
 //! | [`intake`] | recordings in: perf.data, perf script, ftrace and trace-cmd text |
 //! | [`replay`] | a recording as programs for vCPUs, run on the threads engine |
+//! | [`targets`] | whom the interrupts of a recording mean |
 //! | `python` | the Python face; only with the feature `python` |
 //!
 //! Section numbers are those of the Intel SDM, 2023 edition, beside each section's title.
@@ -30,3 +31,4 @@ mod python;
 pub mod record;
 pub mod replay;
 pub mod scenario;
+pub mod targets;

@@ -10,6 +10,7 @@ use crate::hypervisor::{Apicv, MAX_VCPUS};
 use crate::intake::{self, Options, Recording};
 use crate::record::{Fate, Kind, Summary};
 use crate::replay::{ReplayOptions, replay};
+use crate::targets::targets_of;
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -177,6 +178,17 @@ impl RunResult {
             "via" => PyArray1::from_iter(py, columns.via.iter().map(|&via| via as u8)),
             "fate" => PyArray1::from_iter(py, fates.fate.iter().map(|fate| fate.code())),
             "clause" => PyArray1::from_iter(py, clauses),
+        ))
+    }
+
+    /// Whom each interrupt means: sets of vCPUs by their positions in the recording, and the set of each interrupt; and
+    /// whether the flat model of logical destinations was assumed.
+    fn targets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let targets = targets_of(&self.recording);
+        Ok(dict!(py,
+            "sets" => targets.sets,
+            "of" => PyArray1::from_vec(py, targets.of),
+            "flat_assumed" => targets.flat_assumed,
         ))
     }
 

@@ -202,13 +202,14 @@ impl ScenarioResult {
         Ok(whole)
     }
 
-    /// The event log, a column each: cycles, pCPU, vCPU, what, vector, the other vCPU; and how many came after it was
+    /// The event log, a column each: cycles, cycles at which it began, pCPU, vCPU, what, vector, the other vCPU; and how many came after it was
     /// full. None: the threads engine keeps none.
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(clock) = &self.clock else { return Ok(None) };
         let events = clock.log.events();
         Ok(Some(dict!(py,
             "time" => PyArray1::from_iter(py, events.iter().map(|event| event.time)),
+            "since" => PyArray1::from_iter(py, events.iter().map(|event| event.since)),
             "pcpu" => PyArray1::from_iter(py, events.iter().map(|event| event.pcpu)),
             "vcpu" => PyArray1::from_iter(py, events.iter().map(|event| event.vcpu)),
             "what" => events.iter().map(|event| event.what.name()).collect::<Vec<_>>(),

@@ -60,6 +60,20 @@ pub enum What {
     Preempted,
     /// It was scheduled in on a pCPU.
     Loaded,
+    /// It posted for itself through self-IPI virtualization.
+    SelfIpi,
+    /// Its IPI ended in #GP(0).
+    Faulted,
+    /// The hypervisor posted for it.
+    Routed,
+    /// A device posted for it.
+    Device,
+    /// It sleeps no longer, and waits for a pCPU.
+    Runnable,
+    /// VM entry.
+    Entered,
+    /// VM exit.
+    Left,
 }
 
 impl What {
@@ -75,6 +89,13 @@ impl What {
             Self::Woke => "woke",
             Self::Preempted => "preempted",
             Self::Loaded => "loaded",
+            Self::SelfIpi => "self-ipi",
+            Self::Faulted => "faulted",
+            Self::Routed => "routed",
+            Self::Device => "device",
+            Self::Runnable => "runnable",
+            Self::Entered => "entered",
+            Self::Left => "left",
         }
     }
 }
@@ -107,6 +128,13 @@ impl fmt::Display for TrailEntry {
             What::Woke => write!(f, "woke"),
             What::Preempted => write!(f, "was preempted on pCPU {other}"),
             What::Loaded => write!(f, "ran on pCPU {other}"),
+            What::SelfIpi => write!(f, "posted {vector:02X}H for itself"),
+            What::Faulted => write!(f, "sent {vector:02X}H with #GP(0)"),
+            What::Routed => write!(f, "got {vector:02X}H from the hypervisor"),
+            What::Device => write!(f, "got {vector:02X}H from a device"),
+            What::Runnable => write!(f, "was woken"),
+            What::Entered => write!(f, "entered its guest"),
+            What::Left => write!(f, "left its guest, exit reason {other}"),
         }
     }
 }

@@ -6,6 +6,7 @@ use super::calendar::NEVER;
 use super::latency::Class;
 use super::simulation::Simulation;
 use crate::arch::NotificationDestination;
+use crate::engine::machine::What;
 use crate::engine::machine::verdict::Directory;
 use crate::processor::{Notice, descriptor};
 
@@ -56,6 +57,7 @@ impl Simulation<'_, '_> {
         self.account.counts.device_posts += 1;
         self.account.posted(to, vector, coalesced);
         self.account.noticed(notice);
+        self.log_event(self.now, to, What::Device, vector, to);
         self.posted_for(to, vector, Class::Device, self.now);
         if let Notice::Due(due) = notice {
             let pcpu = NotificationDestination::from_bits(due.destination).decode(self.config.host_apic);

@@ -2,7 +2,6 @@
 
 use super::calendar::NEVER;
 use super::latency::Class;
-use super::log::Logged;
 use super::pcpu::{Next, Phase};
 use super::simulation::{Simulation, next_round};
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
@@ -43,6 +42,7 @@ impl Simulation<'_, '_> {
             return self.give_up(runner, &failure.to_string());
         }
         let pages = Pages::of(self.memory, runner.task.vcpu.vp()).ok();
+        self.log_event(self.now.saturating_sub(u64::from(self.costs.vm_entry)), runner.task.slot, What::Entered, 0, 0);
         self.account.counts.nmis += u64::from(nmi);
         if let Some(vector) = inject {
             self.spend(self.costs.delivery);
@@ -64,7 +64,8 @@ impl Simulation<'_, '_> {
 
     fn delivered(&mut self, slot: u32, vector: u8) {
         self.account.delivered(slot, vector);
-        self.stopwatch.delivered(slot, vector, self.now);
+        let since = self.stopwatch.delivered(slot, vector, self.now).unwrap_or(self.now);
+        self.log_event(since, slot, What::Delivered, vector, 0);
     }
 
     /// Runs the guest until it exits, or somebody else has to act.
@@ -115,7 +116,6 @@ impl Simulation<'_, '_> {
                         let interrupts = std::mem::replace(&mut guest.state_mut().interrupt_flag, false);
                         cursor.interrupt(code, vector, interrupts, std::mem::take(computing));
                         trail.note(What::Delivered, vector, 0);
-                        self.log_event(slot, What::Delivered, vector, 0);
                     }
                     Boundary::Exit(exit) => return self.leave(exit, Instruction::Other),
                 }
@@ -230,10 +230,6 @@ impl Simulation<'_, '_> {
     /// The end of the time slice, if somebody else waits for the pCPU.
     fn slice_end_if_shared(&self) -> u64 {
         if self.others() || self.config.chaos.preempt { self.pcpus[self.current as usize].slice_end } else { NEVER }
-    }
-
-    fn log_event(&mut self, slot: u32, what: What, vector: u8, other: u32) {
-        self.log.note(Logged { time: self.now, pcpu: self.current, vcpu: slot, what, vector, other });
     }
 
     /// VM exit.
@@ -355,20 +351,22 @@ impl Simulation<'_, '_> {
                     }
                 }
                 trail.note(What::Posted, posted.vector, to);
-                self.log_event(slot, What::Posted, posted.vector, to);
+                self.log_event(written_at, slot, What::Posted, posted.vector, to);
                 self.posted_for(to, posted.vector, class, written_at);
                 self.account.sent(&outcome, to);
                 return Step::Next;
             }
             Outcome::SelfIpi { vector, .. } => {
                 self.spent.sending += self.now - written_at;
+                self.log_event(written_at, slot, What::SelfIpi, vector, slot);
                 self.stopwatch.sent(slot, vector, Class::OwnIpi, written_at);
             }
             Outcome::Exit(_) => {
                 self.pcpus[self.current as usize].sending = Some(written_at);
                 trail.note(What::Exited, icr.low.vector(), 0);
-                self.log_event(slot, What::Exited, icr.low.vector(), 0);
+                self.log_event(written_at, slot, What::Exited, icr.low.vector(), 0);
             }
+            Outcome::Fault(_) => self.log_event(written_at, slot, What::Faulted, icr.low.vector(), 0),
             _ => {}
         }
         self.account.sent(&outcome, slot);

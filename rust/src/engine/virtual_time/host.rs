@@ -3,6 +3,7 @@
 use super::latency::Class;
 use super::simulation::{Memory, NOBODY, Simulation};
 use crate::arch::NotificationDestination;
+use crate::engine::machine::What;
 use crate::engine::machine::verdict::Directory;
 use crate::hypervisor::policy::{Op, Policy};
 use crate::hypervisor::{Event, Host, Poster, Slot, TaskState, Vm};
@@ -82,6 +83,7 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
         self.account.scheduling.wakeups += 1;
         runner.woken = true;
         self.spend(self.costs.wake);
+        self.log_event(self.now, slot, What::Runnable, 0, 0);
         let pcpu = self.place_for(slot);
         self.enqueue(pcpu, runner, self.costs.idle_exit);
     }
@@ -90,23 +92,24 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
         let account = &mut self.account;
         match event {
             Event::Posted { by, to, vector, coalesced } => {
-                let class = match by {
+                let (class, what) = match by {
                     // A timer that ends a halt: see `timetable`.
                     Poster::Software if self.current == NOBODY => {
                         account.counts.device_posts += 1;
-                        Class::Device
+                        (Class::Device, What::Device)
                     }
                     Poster::Software => {
                         account.counts.software_posts += 1;
-                        Class::Exited
+                        (Class::Exited, What::Routed)
                     }
                     Poster::Device => {
                         account.counts.device_posts += 1;
-                        Class::Device
+                        (Class::Device, What::Device)
                     }
                 };
                 account.posted(to, vector, coalesced);
                 let written_at = self.pcpus.get(self.current as usize).map_or(self.now, |pcpu| pcpu.written_at);
+                self.log_event(written_at, to, what, vector, to);
                 self.posted_for(to, vector, class, written_at);
             }
             Event::Harvested { slot, harvest, merged } => account.harvested(slot, harvest, merged),

@@ -99,19 +99,18 @@ impl Stopwatch {
         }
     }
 
-    /// It is delivered.
+    /// It is delivered. Returns when it was sent, if that is known.
     #[inline]
-    pub(super) fn delivered(&mut self, slot: u32, vector: u8, time: u64) {
-        let Some(sent) = self.place(slot, vector) else { return };
+    pub(super) fn delivered(&mut self, slot: u32, vector: u8, time: u64) -> Option<u64> {
+        let sent = self.place(slot, vector)?;
         let word = std::mem::take(sent);
-        if word == 0 {
-            return;
-        }
+        let since = (word >> CLASS_BITS).checked_sub(1)?;
         let class = word as usize & ((1 << CLASS_BITS) - 1);
         if let Some(histogram) = self.latencies.histograms.get_mut(class) {
             // What is beyond the greatest is kept as the greatest.
-            histogram.saturating_record(time.saturating_sub((word >> CLASS_BITS) - 1));
+            histogram.saturating_record(time.saturating_sub(since));
         }
+        Some(since)
     }
 
     /// They will not be delivered: the local APIC was reset or disabled.
@@ -137,8 +136,8 @@ mod tests {
         let mut watch = Stopwatch::new(2).unwrap();
         watch.sent(1, 0x41, Class::Running, 0);
         watch.sent(1, 0x41, Class::Exited, 50);
-        watch.delivered(1, 0x41, 100);
-        watch.delivered(1, 0x41, 200);
+        assert_eq!(watch.delivered(1, 0x41, 100), Some(0));
+        assert_eq!(watch.delivered(1, 0x41, 200), None);
         watch.sent(1, 0x42, Class::Blocked, 7);
         watch.discarded(1, [0, 1 << 2, 0, 0]);
         watch.delivered(1, 0x42, 9);

@@ -7,7 +7,9 @@ use crate::engine::machine::What;
 pub struct Logged {
     /// When, in cycles.
     pub time: u64,
-    /// On which pCPU.
+    /// When what led to it began: the write that sent an interrupt, the VM entry or VM exit. For the others, `time`.
+    pub since: u64,
+    /// On which pCPU; a number that no pCPU has is a device's.
     pub pcpu: u32,
     /// To which vCPU, by slot.
     pub vcpu: u32,
@@ -15,7 +17,7 @@ pub struct Logged {
     pub what: What,
     /// Vector, if there is one.
     pub vector: u8,
-    /// The other vCPU's slot, if there is one.
+    /// The other vCPU's slot, if there is one; the basic exit reason of a VM exit.
     pub other: u32,
 }
 

@@ -314,8 +314,10 @@ impl Simulation<'_, '_> {
     /// VM exit is complete.
     fn exited(&mut self, runner: &mut Runner, exit: Exit, acknowledged: Option<u8>, instruction: Instruction) -> Next {
         self.account.exit(exit);
-        runner.task.after_exit(self);
         let costs = self.costs;
+        let since = self.now.saturating_sub(u64::from(costs.vm_exit));
+        self.log_event(since, runner.task.slot, What::Left, 0, u32::from(exit.reason.number()));
+        runner.task.after_exit(self);
         self.spend(match (exit.reason, instruction) {
             (ExitReason::MsrWrite, Instruction::Wrmsr { msr: crate::arch::msr::X2APIC_ICR, .. }) => costs.exit_msr_icr,
             (ExitReason::MsrWrite, _) => costs.exit_msr,

@@ -502,7 +502,13 @@ impl<'m, 'o> Simulation<'m, 'o> {
     #[inline]
     pub(super) fn note_event(&mut self, runner: &mut Runner, what: What, vector: u8, other: u32) {
         runner.trail.note(what, vector, other);
-        self.log.note(Logged { time: self.now, pcpu: self.current, vcpu: runner.task.slot, what, vector, other });
+        self.log_event(self.now, runner.task.slot, what, vector, other);
+    }
+
+    /// What only the log remembers, with the time at which what led to it began.
+    #[inline]
+    pub(super) fn log_event(&mut self, since: u64, vcpu: u32, what: What, vector: u8, other: u32) {
+        self.log.note(Logged { time: self.now, since, pcpu: self.current, vcpu, what, vector, other });
     }
 
     /// One in `n`.

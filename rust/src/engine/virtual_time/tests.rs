@@ -171,6 +171,35 @@ fn events_are_logged_as_far_as_there_is_room() {
     assert_eq!((posted.vcpu, posted.other, posted.vector), (0, 1, 0xE0));
 }
 
+/// A delivery knows the write that sent it; a vCPU is in its guest from each entry to the next exit.
+#[test]
+fn the_log_has_the_way_of_an_interrupt() {
+    for ipiv in [true, false] {
+        let config = machine(&ping(20), &json!({"enable_ipiv": ipiv}), KVM);
+        let costs = costs();
+        let run = run(&config, Options { costs: &costs, cycles: None, log: 10_000, keep_going: &mut || true }).unwrap();
+        let of = |what| run.log.events().iter().filter(move |event| event.what == what).copied().collect::<Vec<_>>();
+        let (sent, delivered) = (of(if ipiv { What::Posted } else { What::Routed }), of(What::Delivered));
+        assert_eq!((sent.len(), delivered.len(), run.log.more), (20, 20, 0));
+        for (sent, delivered) in sent.iter().zip(&delivered) {
+            assert_eq!((sent.since, sent.other, sent.vector), (delivered.since, delivered.vcpu, delivered.vector));
+            assert!(sent.since < sent.time && sent.time < delivered.time);
+        }
+        let latencies = run.latencies.of(if ipiv { Class::Running } else { Class::Exited });
+        assert!(latencies.max() >= delivered.iter().map(|event| event.time - event.since).max().unwrap());
+        for vcpu in 0..2 {
+            let mine = run.log.events().iter().filter(|event| event.vcpu == vcpu);
+            let turns: Vec<_> = mine.filter(|event| matches!(event.what, What::Entered | What::Left)).collect();
+            assert!(turns.len() >= 2);
+            for (at, turn) in turns.iter().enumerate() {
+                assert_eq!(turn.what, if at % 2 == 0 { What::Entered } else { What::Left });
+                let transition = if at % 2 == 0 { costs.vm_entry } else { costs.vm_exit };
+                assert_eq!(turn.time - turn.since, u64::from(transition));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_lost_wakeup_is_found() {
     let config = machine(&storm(16, 100_000, false), &json!({"pcpus": 4}), PRE_IPIV);

@@ -1,0 +1,183 @@
+"""What a report says in words and numbers, of either kind of result."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from ipivrs import report
+from ipivrs.results import Exit, Kind, Latency, RunResult, Violation
+from ipivrs.simulation import ScenarioResult
+
+_MOST_KINDS = 12
+_MOST_VIOLATIONS = 100
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a result, all but its story.
+
+    `origin` says how it was obtained, `fates` have name, count, share and meaning, `comparison` has a recording in
+    virtual time with IPI virtualization, without it, and the difference.
+    """
+
+    title: str
+    kind: str
+    verdict: str
+    good: bool
+    origin: Sequence[tuple[str, str]]
+    fates: Sequence[tuple[str, int, str, str]]
+    numbers: Sequence[tuple[str, str]]
+    violations: Sequence[Violation]
+    exits: Sequence[Exit]
+    advice: Sequence[str] = ()
+    kinds: Sequence[Kind] = ()
+    latency: Mapping[str, Latency] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    why_no_story: str = ""
+    comparison: Sequence[tuple[str, str, str, str]] = ()
+    vcpus: Sequence[tuple[str, str, str, str, str]] = ()
+
+    def clause(self, one: Exit) -> tuple[str, str]:
+        """The section of the manual, and what stands there in our words."""
+        section, _, text = one["clause"].partition(": ")
+        return section, text
+
+    def share(self, one: Exit) -> str:
+        """The share of an exit among all."""
+        return report.share(one["count"], sum(each["count"] for each in self.exits))
+
+
+def facts_of(result: RunResult | ScenarioResult) -> Facts:
+    """The facts of a result."""
+    return _of_recording(result) if isinstance(result, RunResult) else _of_scenario(result)
+
+
+def _of_recording(result: RunResult) -> Facts:
+    recording, counts = result.recording, result.counters
+    skipped = (f"{skip['count']} skipped: {skip['reason']}" for skip in recording["skipped"])
+    vcpus = (
+        (str(one["vcpu"]), str(one["apic_id"]), str(one["ipis_sent"]), str(one["virtualized"]), one["name"])
+        for one in recording["vcpus"]
+    )
+    return Facts(
+        title=Path(recording["path"]).name,
+        kind="recording",
+        verdict=report.verdict(result).plain,
+        good=not result.violations,
+        origin=[
+            ("file", recording["path"]),
+            ("format", f"{recording['format']}, {recording['side']} side"),
+            ("span", f"{recording['span_seconds']:.6f} s, {len(recording['vcpus'])} vCPUs"),
+            ("engine", result.engine if result.pace is None else f"{result.engine}, pace {result.pace}"),
+            *([("policy", result.policy)] if result.policy else []),
+            *([("profile", result.profile)] if result.profile else []),
+            ("version", f"ipivrs {result.version}"),
+        ],
+        fates=_fates(result),
+        numbers=[
+            ("delivered", f"{counts['delivered']:,}"),
+            ("coalesced with one that was pending", f"{counts['coalesced']:,}"),
+            ("still pending", f"{counts['pending']:,}"),
+            *_notifications(result),
+        ],
+        violations=result.violations[:_MOST_VIOLATIONS],
+        exits=result.exits,
+        latency=result.latency,
+        comparison=_comparison(result),
+        advice=[line.plain for line in report.why(result)],
+        kinds=result.kinds[:_MOST_KINDS],
+        notes=[*recording["notes"], *skipped],
+        vcpus=list(vcpus),
+    )
+
+
+def _comparison(result: RunResult) -> list[tuple[str, str, str, str]]:
+    """In virtual time: what there is, with IPI virtualization, without it, and what that saves."""
+    if result.comparison is None:
+        return []
+    one, other, saved = result.comparison["with"], result.comparison["without"], result.comparison["saved"]
+    return [
+        ("VM exits", f"{one['exits']:,}", f"{other['exits']:,}", f"{saved['exits']:,}"),
+        ("cycles of exits", f"{one['exit_cycles']:,}", f"{other['exit_cycles']:,}", f"{saved['exit_cycles']:,}"),
+        (
+            "cycles for an IPI, mean",
+            f"{one['cycles_per_ipi']:,.0f}",
+            f"{other['cycles_per_ipi']:,.0f}",
+            f"{saved['cycles_per_ipi']:,.0f}",
+        ),
+    ]
+
+
+def _of_scenario(result: ScenarioResult) -> Facts:
+    counts, scheduling = result.counters, result.scheduling
+    virtual = result.engine == "virtual-time"
+    return Facts(
+        title=result.title or "Scenario",
+        kind="scenario",
+        verdict=_verdict(result),
+        good=not result.violations,
+        origin=[
+            ("engine", result.engine),
+            ("seed", str(result.seed)),
+            ("policy", result.policy),
+            *([("profile", str(result.profile)), ("cycles", f"{result.cycles:,}")] if virtual else []),
+            ("seconds", f"{result.seconds:.6f}{' simulated' if virtual else ''}"),
+            ("version", f"ipivrs {result.version}"),
+        ],
+        fates=_fates(result),
+        numbers=[
+            ("posted by the hypervisor", f"{counts['software_posts']:,}"),
+            ("posted by devices", f"{counts['device_posts']:,}"),
+            ("delivered", f"{counts['delivered']:,}"),
+            ("coalesced with one that was pending", f"{counts['coalesced']:,}"),
+            ("gone with a local APIC that was reset", f"{counts['discarded']:,}"),
+            ("still pending", f"{counts['pending']:,}"),
+            *_notifications(result),
+            ("VM entries", f"{scheduling['entries']:,}"),
+            ("preemptions, migrations", f"{scheduling['preemptions']:,}, {scheduling['migrations']:,}"),
+            ("sleeps, wake-ups", f"{scheduling['blocks']:,}, {scheduling['wakeups']:,}"),
+        ],
+        violations=result.violations[:_MOST_VIOLATIONS],
+        exits=result.exits,
+        latency=result.latency,
+        why_no_story=_why_no_story(result),
+    )
+
+
+def _why_no_story(result: ScenarioResult) -> str:
+    if result.engine == "threads":
+        return (
+            "The threads engine keeps no log of events, so there is no timeline, nothing over time, and no matrix of "
+            "who interrupts whom. Run the scenario with --engine virtual-time to have them."
+        )
+    return "No events were kept: run the scenario with log=1_000_000, or with --report or --perfetto."
+
+
+def _verdict(result: ScenarioResult) -> str:
+    counts = result.counters
+    partial = "; partial, the run was interrupted" if result.partial else ""
+    if result.violations:
+        kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
+        return f"{len(result.violations)} violation{'s' * (len(result.violations) > 1)}: {kinds}{partial}"
+    fine = counts["virtualized"] + counts["self"]
+    share = f"; {fine:,} of {counts['total']:,} IPIs need no VM exit ({report.share(fine, counts['total'])})"
+    balance = f"No violations: {counts['posted']:,} interrupts posted, all accounted for"
+    return f"{balance}{share if counts['total'] else ''}{partial}"
+
+
+def _fates(result: RunResult | ScenarioResult) -> list[tuple[str, int, str, str]]:
+    counts: Mapping[str, int] = cast("Mapping[str, int]", result.counters)
+    total = counts["total"]
+    rows = ((fate, counts[fate], meaning) for fate, meaning in report.FATES.items())
+    return [(fate, count, report.share(count, total), meaning) for fate, count, meaning in rows if count]
+
+
+def _notifications(result: RunResult | ScenarioResult) -> list[tuple[str, str]]:
+    notices = result.notifications
+    return [
+        ("notifications sent", f"{notices['sent']:,}"),
+        ("not needed, ON was 1", f"{notices['coalesced']:,}"),
+        ("suppressed, SN was 1", f"{notices['suppressed']:,}"),
+        ("with nothing left to do", f"{notices['spurious']:,}"),
+    ]
