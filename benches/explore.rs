@@ -16,7 +16,7 @@ const KVM: &str = include_str!("../python/ipivrs/policies/kvm.policy");
 fn explored(policy: &Policy, bounds: &Bounds, threads: usize) -> Verdict {
     let model = Model::new(policy, bounds).unwrap();
     let limits = Limits { threads, max_states: usize::MAX, max_bytes: usize::MAX };
-    check(&model, &limits, &mut || true).unwrap()
+    check(&model, &limits, &mut |_| true).unwrap()
 }
 
 /// A space that fits into the caches: what the moves themselves cost.

@@ -48,7 +48,7 @@ fn machine(vcpus: u32, pcpus: u32, workload: &Value, group: &Value) -> MachineCo
 }
 
 fn run_it(config: &MachineConfig, costs: &Costs) -> VirtualRun {
-    let result = run(config, Options { costs, cycles: None, log: 0, keep_going: &mut || true }).unwrap();
+    let result = run(config, Options { costs, cycles: None, log: 0, keep_going: &mut |_| true }).unwrap();
     assert!(result.machine.violations.is_empty(), "{:?}", result.machine.violations);
     result
 }
@@ -116,7 +116,7 @@ fn large(_: &mut Criterion) {
     let mut made = (0.0, 0);
     let begin = Instant::now();
     // Asked for the first time when all is built.
-    let mut keep_going = || {
+    let mut keep_going = |_| {
         made = (begin.elapsed().as_secs_f64(), resident() - before);
         false
     };

@@ -10,6 +10,7 @@ import pytest
 import ipivrs
 from conftest import Process, Shell
 from ipivrs import cli
+from ipivrs.remedy import Remedy
 from shipped import EXAMPLES, GUEST_SIDE, RECORDINGS, X2APIC_BOOT, XAPIC_BOOT, replay
 
 
@@ -137,6 +138,10 @@ class Violated(ipivrs.RunResult):
 
     def as_dict(self) -> dict[str, Any]:
         return self._whole
+
+    @property
+    def advice(self) -> list[Remedy]:
+        return []
 
     @property
     def _dict(self) -> dict[str, Any]:

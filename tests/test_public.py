@@ -69,7 +69,7 @@ def test_the_core_knows_the_names_that_options_take(option: str, known: object) 
 
 def test_the_commands_are_those_of_the_readme() -> None:
     commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
-    assert commands == {"run", "check", "sweep", "explain", "info"}
+    assert commands == {"run", "check", "sweep", "schema", "explain", "info"}
 
 
 def test_driving_by_hand() -> None:

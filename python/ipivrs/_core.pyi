@@ -1,7 +1,7 @@
 """The Rust core of ipivrs. Docstrings are in the module itself: `help(ipivrs.Vcpu)`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, final
 
 import numpy as np
@@ -74,6 +74,7 @@ def run(
     pace: str = "recorded",
     ipi_virtualization: bool = True,
     process: int | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> RunResult: ...
 def run_in_virtual_time(
     path: str | os.PathLike[str],
@@ -86,6 +87,7 @@ def run_in_virtual_time(
     vcpus: int | None = None,
     last_index: int | None = None,
     process: int | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> RunResult: ...
 
 @final
@@ -108,9 +110,22 @@ class RunResult:
     @property
     def via_names(self) -> list[str]: ...
 
-def run_scenario(description: str, policy: str, *, seconds: float | None = None) -> ScenarioResult: ...
+def run_scenario(
+    description: str,
+    policy: str,
+    *,
+    seconds: float | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> ScenarioResult: ...
 def run_scenario_in_virtual_time(
-    description: str, policy: str, costs: str, *, profile: str, seconds: float | None = None, log: int = 0
+    description: str,
+    policy: str,
+    costs: str,
+    *,
+    profile: str,
+    seconds: float | None = None,
+    log: int = 0,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> ScenarioResult: ...
 def cost_names() -> list[tuple[str, int, str]]: ...
 def read_policy(text: str) -> tuple[str, str]: ...
@@ -122,6 +137,7 @@ def check(
     threads: int | None = None,
     max_states: int | None = None,
     max_bytes: int | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> dict[str, Any]: ...
 def replay(policy: str, bounds: str, choices: Sequence[int], *, threads: bool = False) -> dict[str, Any]: ...
 def read_toml(text: str) -> tuple[dict[str, Any], list[tuple[tuple[str | int, ...], int]]]: ...

@@ -7,12 +7,13 @@ from rich.console import Group
 from rich.text import Text
 
 from ipivrs import completion, profiles, published
+from ipivrs.bars import steps
 from ipivrs.fitting import Fit
 from ipivrs.fitting import fit as fit_profile
 from ipivrs.options import BadInputError, refusals_are_bad_input
 from ipivrs.profiles import Profile
 from ipivrs.published import Comparison
-from ipivrs.report import section, table
+from ipivrs.sections import section, table
 from ipivrs.terminal import show, show_json
 
 bench = typer.Typer(help="Measurements, and what ipivrs says about them.", rich_markup_mode=None)
@@ -42,8 +43,9 @@ def bench_published(
     """Published measurements, what virtual time predicts, and by how much it is off."""
     with refusals_are_bad_input():
         costs = profiles.find(profile)
-        names = sources or list(published.shipped())
-        rows = [row for found in [published.find(name) for name in names] for row in published.compare(found, costs)]
+        found = [published.find(name) for name in sources or published.shipped()]
+        with steps(sum(len(one.row) for one in found)) as bar:
+            rows = [row for one in found for row in published.compare(one, costs, bar)]
     if json:
         show_json(rows)
     else:

@@ -12,12 +12,13 @@ from typing import Annotated, Any, get_args
 import typer
 
 from ipivrs import _core, check_report, completion, promela, replays
+from ipivrs.bars import steps, watching
 from ipivrs.bounds import RANGES, MemoryModel, option
 from ipivrs.collection import HOLDS, Entry, collection
 from ipivrs.laboratory import CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
 from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
-from ipivrs.terminal import complain, progress, show, show_json, width
+from ipivrs.terminal import complain, show, show_json, width
 
 _REFUTED = 1
 _NOT_DECIDED = 2
@@ -161,7 +162,8 @@ def _refuse(name: str, given: bool, allowed: bool, what: str) -> None:
 
 
 def _check(what: Subject, limits: dict[str, int | None], save: str | None, json: bool) -> int:
-    result = what.check(**limits)
+    with watching() as progress:
+        result = what.check(progress=progress, **limits)
     if save is not None:
         _write(save, result)
     _print(json, result.as_dict, lambda: show(check_report.full(result, width())))
@@ -197,10 +199,10 @@ def _list(json: bool) -> int:
 def _check_all(limits: dict[str, int | None], json: bool) -> int:
     entries = collection()
     results: list[tuple[Entry, CheckResult]] = []
-    with progress(len(entries)) as begin:
+    with steps(len(entries)) as bar:
         for entry in entries:
-            begin(entry.name)
-            results.append((entry, subject(entry.name).check(**limits)))
+            bar(entry.name)
+            results.append((entry, subject(entry.name).check(progress=bar.tell, **limits)))
     unexpected = sum(result.verdict != entry.verdict for entry, result in results)
     whole = {
         "entries": [
@@ -219,17 +221,18 @@ def _without_text(result: CheckResult) -> dict[str, Any]:
 
 
 def _mutate(what: Subject, limits: dict[str, int | None], json: bool) -> int:
-    whole = what.check(**limits)
+    with watching() as progress:
+        whole = what.check(progress=progress, **limits)
     if not whole.holds:
         complain("the policy as it is must hold: what its proof needs cannot be asked of one that has none")
         _print(json, whole.as_dict, lambda: show(check_report.full(whole, width())))
         return _exit_code(whole.holds)
     found: list[Mutant] = []
     asked = changes(what)
-    with progress(len(asked)) as begin:
+    with steps(len(asked)) as bar:
         for change in asked:
-            begin(change.description)
-            found.append(mutant(what, change, **limits))
+            bar(change.description)
+            found.append(mutant(what, change, progress=bar.tell, **limits))
     values = {
         **whole.as_dict(),
         "mutations": [one.as_dict() for one in found],

@@ -12,7 +12,7 @@ from ipivrs.drawing import drawn
 from ipivrs.laboratory import CheckResult
 from ipivrs.mutation import Mutant, runs
 from ipivrs.policy_text import routines
-from ipivrs.report import section, table
+from ipivrs.sections import section, table
 
 KINDS = {
     "lost-interrupt": "lost interrupt",

@@ -19,18 +19,20 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from ipivrs import __version__, _core, completion, names, report, scenario_report
+from ipivrs.bars import watching
 from ipivrs.bench_command import bench
 from ipivrs.bench_command import profile as profile_commands
 from ipivrs.check_command import check
 from ipivrs.explanation import explanation
 from ipivrs.icr import explain as explain_icr
-from ipivrs.machine import describe, machine
+from ipivrs.machine import Machine, describe, machine
 from ipivrs.options import BadInputError, choice, decimal, did_you_mean, number, numbers, refusals_are_bad_input
 from ipivrs.outputs import wanted
 from ipivrs.policies import find as find_policy
 from ipivrs.results import RunResult, run_recording
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
+from ipivrs.schema_command import schema
 from ipivrs.simulation import ScenarioResult
 from ipivrs.sweep_command import sweep
 from ipivrs.terminal import complain, escape_what_cannot_be_shown, show, show_json
@@ -264,12 +266,14 @@ def run(
         for_recordings |= (
             for_both if engine == "virtual-time" else _given(ipi_virtualization=False if no_ipiv else None)
         )
-        results = [
-            run_recording(what, **for_recordings)
-            if isinstance(what, str)
-            else what.run(**_given(engine=engine, profile=profile), log=outputs.log)
-            for what in loaded
-        ]
+        with watching() as progress:
+            told = _given(progress=progress)
+            results = [
+                run_recording(what, **for_recordings, **told)
+                if isinstance(what, str)
+                else what.run(**_given(engine=engine, profile=profile), log=outputs.log, **told)
+                for what in loaded
+            ]
     lost = [message for result in results for message in outputs.write(result)]
     if json:
         dicts = [result.as_dict() for result in results]
@@ -342,6 +346,7 @@ app.command()(check)
 app.add_typer(bench, name="bench")
 app.add_typer(profile_commands, name="profile")
 app.command()(sweep)
+app.command()(schema)
 
 
 @app.command()
@@ -452,6 +457,13 @@ def _check_that_the_target_exists(answer: dict[str, Any], vcpus: int | None) -> 
     )
 
 
+def _missing_here(found: Machine) -> Iterator[Text]:
+    yield Text("\nWhat KVM lacks here to use IPI virtualization:" if found["missing"] else "", style="bold")
+    yield from (Text(f"  {line}") for line in found["missing"])
+    if not found["missing"]:
+        yield Text("KVM has all that it needs to use IPI virtualization.", style="green")
+
+
 @app.command()
 def info(json: _Json = False) -> int:
     """Say what this ipivrs is made of, and what this machine has of IPI virtualization."""
@@ -464,5 +476,6 @@ def info(json: _Json = False) -> int:
         *(Text(f"{name:8} {value}") for name, value in build.items()),
         Text("\nThis machine (ipivrs needs none of it, it emulates the processor):", style="bold"),
         *(Text(f"  {line}") for line in describe(found)),
+        *_missing_here(found),
     )
     return 0

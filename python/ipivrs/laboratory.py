@@ -10,6 +10,7 @@ from ipivrs.bounds import Bounds, MemoryModel
 from ipivrs.collection import HOLDS, collection
 from ipivrs.frames import Column, Tabular
 from ipivrs.policies import find, parsed
+from ipivrs.progress import Progress
 
 _MIB = 2**20
 
@@ -150,12 +151,25 @@ class Subject:
     bounds: Bounds
 
     def check(
-        self, *, threads: int | None = None, max_states: int | None = None, max_memory: int | None = None
+        self,
+        *,
+        threads: int | None = None,
+        max_states: int | None = None,
+        max_memory: int | None = None,
+        progress: Progress | None = None,
     ) -> CheckResult:
-        """Explore it; the arguments are those of `check`."""
+        """Explore it; the arguments are those of `check`.
+
+        `progress` is called some times a second with "states", how many were reached, and 0: nobody knows of how many.
+        """
         max_bytes = None if max_memory is None else max_memory * _MIB
         found = _core.check(
-            self.text, self.bounds.as_json(), threads=threads, max_states=max_states, max_bytes=max_bytes
+            self.text,
+            self.bounds.as_json(),
+            threads=threads,
+            max_states=max_states,
+            max_bytes=max_bytes,
+            progress=progress,
         )
         about = {
             "policy": self.name,

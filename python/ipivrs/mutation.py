@@ -5,6 +5,7 @@ from typing import Any
 
 from ipivrs.bounds import Bounds
 from ipivrs.laboratory import CheckResult, Subject
+from ipivrs.progress import Progress
 from ipivrs.variants import Mutation, mutations
 
 
@@ -63,9 +64,9 @@ def changes(subject: Subject) -> list[Mutation]:
     return [change for change in mutations(subject.text) if runs(change.routine, subject.bounds)]
 
 
-def mutant(subject: Subject, mutation: Mutation, **limits: int | None) -> Mutant:
+def mutant(subject: Subject, mutation: Mutation, *, progress: Progress | None = None, **limits: int | None) -> Mutant:
     """Check a mutation under the bounds of the subject; `limits` are those of `ipivrs.check`."""
     try:
-        return Mutant(mutation, subject.with_text(mutation.text).check(**limits))
+        return Mutant(mutation, subject.with_text(mutation.text).check(progress=progress, **limits))
     except ValueError as error:
         return Mutant(mutation, None, str(error))

@@ -1,5 +1,6 @@
 """Published measurements, and what virtual time says about the same scenarios."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
@@ -131,14 +132,17 @@ def predict(row: Row, profile: Profile) -> float:
     return saved if row.quantity == "time-saved" else -saved
 
 
-def compare(measurements: Measurements, profile: Profile) -> list[Comparison]:
-    """All rows beside what virtual time says.
+def compare(
+    measurements: Measurements, profile: Profile, begin: Callable[[str], object] = lambda _: None
+) -> list[Comparison]:
+    """All rows beside what virtual time says; `begin` is called with the name of each row before it is simulated.
 
     Raises:
         ValueError: A row's scenario cannot be run.
     """
     rows: list[Comparison] = []
     for row in measurements.row:
+        begin(row.name)
         predicted = predict(row, profile)
         error = None if row.measured is None else predicted - row.measured
         rows.append(

@@ -2,27 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, cast
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ipivrs.advice import IN_THE_FIELDS, SWITCHED_OFF, Advice, advice
+from ipivrs.remedy import Remedy
 from ipivrs.results import Comparison, Kind, RunResult
+from ipivrs.sections import exits, fates, heat, indented, notifications, section, share, table
+from ipivrs.terminal import width
 
-_MOST_KINDS = 8
-_MOST_VCPUS = 16
-
-FATES = {
-    "virtualized": "no exit: posted in the target's descriptor",
-    "self": "no exit: self-IPI virtualization",
-    "exited": "the hypervisor takes over",
-    "faulted": "#GP in the guest",
-    "escaped": "reached the physical local APIC",
-    "wild": "led to memory that is not the processor's to touch",
-}
+_MOST_KINDS = 5
+_MOST_VCPUS = 4
+_WIDE = 100
 
 CLASSES = {
     "running": "posted for a vCPU on a pCPU",
@@ -49,13 +41,13 @@ def full(result: RunResult) -> RenderableType:
         _verdict_with_file(result),
         *_violations(result),
         *_saved(result),
-        section("What became of them", _fates(result)),
-        section("VM exits by the clause that called for them", _exits(result)) if result.exits else None,
-        section("What they were", _kinds(result)),
-        section("Why they exit", *why(result)) if _needing_exit(result) else None,
-        section("Posted vectors", *_posts(result)),
+        section("What became of them", fates(result.counters)),
+        section("VM exits by the clause that called for them", exits(result.exits)) if result.exits else None,
+        section("Why they exit", *why(result)) if result.advice else None,
+        section("What was posted, and notifications", *_received(result)),
         section(result.recording["identified_by"], *_vcpus(result)),
-        section("Notes", *_notes(result)) if result.recording["notes"] or result.recording["skipped"] else None,
+        section("What they were", _kinds(result), *_more_kinds(result)),
+        section("Notes", *_notes(result)) if any(_notes(result)) else None,
         _timing(result),
     ]
     return Group(*(section for section in sections if section is not None))
@@ -67,7 +59,7 @@ def side_by_side(results: list[RunResult]) -> RenderableType:
         Group(
             Text(),
             Text(f"{name}: ", style="bold").append_text(verdict(result)),
-            *map(_indented, why(result)),
+            *map(indented, why(result)),
             *_violations(result),
         )
         for name, result in zip(_names(results), results, strict=True)
@@ -86,27 +78,25 @@ def verdict(result: RunResult) -> Text:
 
 
 def why(result: RunResult) -> Iterator[Text]:
-    """For each reason to exit: how many, what stands against them, and what to change. Most frequent first."""
-    total = result.counters["total"]
-    reasons: dict[Advice | str, int] = {}
-    for kind in _needing_exit(result):
-        key = _reason(kind) or kind["clause"] or kind["fate"]
-        reasons[key] = reasons.get(key, 0) + kind["count"]
-    for key, count in sorted(reasons.items(), key=lambda item: -item[1]):
-        what = f"{key.what}: {key}" if isinstance(key, Advice) else f"are decided by {key}."
-        yield Text(f"{count} of {total} {what}")
+    """For each thing in the way: how many IPIs, what stands against them, what to change, and what that wins."""
+    total = result.counters["total"] + sum(item["calls"] for item in result.recording["hypercalls"])
+    for found in result.advice:
+        count, rule = found["count"], found["citation"].partition(" (")[0]
+        hypercalls = " hypercalls" if found["of"] == "hypercalls" else ""
+        line = Text(f"{count} of {total}{hypercalls} {found['what']}: {rule} ")
+        line.append(found["change"], style="cyan")
+        if found["gain"]:
+            line.append(f" {_won(found, total)}", style="green")
+        if found["gain"] and found["caveat"]:
+            line.append(f" ({found['caveat']})", style="dim")
+        yield line
 
 
-def _reason(kind: Kind) -> Advice | None:
-    if kind["condition"] in ("control", "msr-bitmap"):
-        return SWITCHED_OFF
-    if kind["condition"] in IN_THE_FIELDS:
-        return advice(kind["apic"], kind["delivery_mode"], kind["destination_mode"], kind["shorthand"])
-    return None
-
-
-def _needing_exit(result: RunResult) -> list[Kind]:
-    return [kind for kind in result.kinds if kind["fate"] not in ("virtualized", "self")]
+def _won(found: Remedy, total: int) -> str:
+    gain, instead = found["gain"] or 0, found["sent_instead"] or 0
+    more = "" if instead == gain else f", as {instead} IPIs to one processor each"
+    which = "all of them" if gain == found["count"] else f"{gain} of them"
+    return f"Wins {share(gain, total)}: {which} need no exit then{more}."
 
 
 def _verdict_with_file(result: RunResult) -> RenderableType:
@@ -152,40 +142,29 @@ def _violations(result: RunResult) -> Iterator[RenderableType]:
         yield section(f"Violations: {len(result.violations)}", *(Text(line, style="red") for line in lines))
 
 
-def _fates(result: RunResult) -> Table:
-    counts = cast("dict[str, int]", result.counters)
-    rows = table(">", ">", "", "")
-    rows.show_header = False
-    for fate, meaning in FATES.items():
-        if counts[fate]:
-            rows.add_row(str(counts[fate]), share(counts[fate], counts["total"]), fate, meaning)
-    return rows
-
-
-def _exits(result: RunResult) -> Table:
-    rows = table(">count", "reason", "qualification", "clause")
-    for item in result.exits:
-        qualification = f"{item['qualification']:X}H"
-        rows.add_row(str(item["count"]), f"{item['reason']} {item['name']}", qualification, item["clause"])
-    return rows
-
-
 def _kinds(result: RunResult) -> Table:
-    rows = table(">count", ">share", "APIC", ">vector", "sent as", "became", "Linux uses it for")
+    """What was sent. Where columns are few, shares and decimal vectors go."""
+    wide = width() >= _WIDE
+    rows = table(">count", *([">share"] if wide else []), "APIC", ">vector", "sent as", "became", "Linux uses it for")
     for kind in result.kinds[:_MOST_KINDS]:
+        shown = f"{kind['vector']:02X}H"
         rows.add_row(
             str(kind["count"]),
-            share(kind["count"], result.counters["total"]),
+            *([share(kind["count"], result.counters["total"])] if wide else []),
             kind["apic"],
-            f"{kind['vector']} ({kind['vector']:X}H)",
+            f"{kind['vector']} ({shown})" if wide else shown,
             _sent_as(kind),
             kind["fate"],
             _LINUX_VECTORS.get(kind["vector"], "") if kind["delivery_mode"] == "fixed" else "",
         )
+    return rows
+
+
+def _more_kinds(result: RunResult) -> Iterator[Text]:
     rest = result.kinds[_MOST_KINDS:]
     if rest:
-        rows.add_row(str(sum(kind["count"] for kind in rest)), "", "", "", f"{len(rest)} more kinds (--json has all)")
-    return rows
+        count = sum(kind["count"] for kind in rest)
+        yield Text(f"and {count} of {len(rest)} more kinds (--json has all)", style="dim")
 
 
 def _sent_as(kind: Kind) -> str:
@@ -195,35 +174,41 @@ def _sent_as(kind: Kind) -> str:
     return ", ".join([kind["delivery_mode"], destination, *([kind["level"]] if says_level else [])])
 
 
-def _posts(result: RunResult) -> Iterator[Text]:
-    counts, notices = result.counters, result.notifications
+def _received(result: RunResult) -> Iterator[RenderableType]:
+    counts = result.counters
     yield Text(
         f"{counts['delivered']} delivered, {counts['coalesced']} coalesced (the vector was already pending), "
         f"{counts['pending']} still pending"
     )
-    yield Text(
-        f"{notices['sent']} notifications sent, {notices['coalesced']} not needed (ON was 1), "
-        f"{notices['suppressed']} suppressed (SN was 1), {notices['spurious']} with nothing left to do"
-    )
+    yield notifications(result.notifications)
 
 
 def _vcpus(result: RunResult) -> Iterator[RenderableType]:
     vcpus = result.recording["vcpus"]
-    several = len({vcpu["vm"] for vcpu in vcpus}) > 1
-    rows = table(">vCPU", ">APIC ID", ">thread", ">IPIs sent", ">virtualized", "name")
-    for vcpu in vcpus[:_MOST_VCPUS]:
-        name = f"{vcpu['vm']}.{vcpu['vcpu']}" if several else str(vcpu["vcpu"])
-        thread = "" if vcpu["thread"] is None else str(vcpu["thread"])
-        numbers = (str(vcpu["ipis_sent"]), str(vcpu["virtualized"]))
-        rows.add_row(name, str(vcpu["apic_id"]), thread, *numbers, vcpu["name"])
-    yield rows
-    if len(vcpus) > _MOST_VCPUS:
-        yield Text(f"and {len(vcpus) - _MOST_VCPUS} more (--json has all)")
+    of_vm = [[vcpu for vcpu in vcpus if vcpu["vm"] == vm] for vm in sorted({vcpu["vm"] for vcpu in vcpus})]
+    strips = [([vcpu["ipis_sent"] for vcpu in vm], [vcpu["received"] for vcpu in vm]) for vm in of_vm]
+    yield from heat(strips, "received")
+    if len(vcpus) <= _MOST_VCPUS:
+        several = len(of_vm) > 1
+        rows = table(">vCPU", ">APIC ID", ">thread", ">sent", ">no exit", ">received", "name")
+        for vcpu in vcpus:
+            name = f"{vcpu['vm']}.{vcpu['vcpu']}" if several else str(vcpu["vcpu"])
+            thread = "" if vcpu["thread"] is None else str(vcpu["thread"])
+            numbers = (str(vcpu[key]) for key in ("ipis_sent", "virtualized", "received"))
+            rows.add_row(name, str(vcpu["apic_id"]), thread, *numbers, vcpu["name"])
+        yield rows
+
+
+_MORE_EVENTS = ("kvm_hypercall", "kvm_apicv_inhibit_changed")
+"""Events without which a recording does not tell all that keeps IPIs from being virtualized."""
 
 
 def _notes(result: RunResult) -> Iterator[Text]:
     yield from (Text(f"- {note}") for note in result.recording["notes"])
     yield from (Text(f"- {skip['count']} skipped: {skip['reason']}") for skip in result.recording["skipped"])
+    missing = [event for event in _MORE_EVENTS if event not in result.recording["records"]]
+    if missing and result.recording["side"] == "host":
+        yield Text(f"- no {' and no '.join(missing)}: there were none, or they were not recorded")
 
 
 def _timing(result: RunResult) -> RenderableType:
@@ -277,31 +262,3 @@ def _names(results: list[RunResult]) -> list[str]:
         if len(set(short)) == len(short):
             return short
     return list(map(str, paths))
-
-
-def table(*headers: str) -> Table:
-    """A table without lines; headers that begin with ">" are of columns set flush right. Long cells fold."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for header in headers:
-        justify: Literal["left", "right"] = "right" if header.startswith(">") else "left"
-        table.add_column(header.removeprefix(">"), justify=justify, overflow="fold")
-    return table
-
-
-def section(title: str, *parts: RenderableType) -> RenderableType:
-    """A title and, indented, what belongs to it."""
-    return Group(Text(), Text(title, style="bold"), *map(_indented, parts))
-
-
-def _indented(part: RenderableType) -> RenderableType:
-    return Padding(part, (0, 0, 0, 2), expand=False)
-
-
-def share(part: int, total: int) -> str:
-    """A percentage that says 100 or 0 only when it is all or none."""
-    if total == 0:
-        return "-"
-    percent = 100 * part / total
-    if 0 < part < total:
-        percent = min(max(percent, 0.1), 99.9)
-    return f"{percent:.1f} %"

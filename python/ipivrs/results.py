@@ -12,6 +12,9 @@ from ipivrs import _core, notebook, profiles
 from ipivrs.frames import Column, Named, Tabular
 from ipivrs.names import Apic, Engine, Pace
 from ipivrs.policies import find as find_policy
+from ipivrs.progress import Progress
+from ipivrs.remedies import remedies
+from ipivrs.remedy import Remedy
 from ipivrs.reports import Drawable
 
 IPI_DTYPE = np.dtype(
@@ -93,7 +96,11 @@ class Violation(TypedDict):
 
 
 class RecordedVcpu(TypedDict):
-    """One sender of the recording. `thread` and `process` are the recorder's ids, None where it shows none."""
+    """One vCPU of the recording. `thread` and `process` are the recorder's ids, None where it shows none.
+
+    `virtualized` of `ipis_sent` needed no exit, by itself or another; `received` are those of all vCPUs that were for
+    this one. `id_written` is the last xAPIC ID that the guest wrote, if it wrote one.
+    """
 
     vm: int
     vcpu: int
@@ -103,6 +110,38 @@ class RecordedVcpu(TypedDict):
     name: str
     ipis_sent: int
     virtualized: int
+    received: int
+    id_written: int | None
+
+
+class HypercallIpis(TypedDict):
+    """Paravirtual IPIs (KVM_HC_SEND_IPI) with one ICR: hypercalls, and targets of all of them together."""
+
+    icr_low: int
+    calls: int
+    targets: int
+
+
+class InhibitChange(TypedDict):
+    """`kvm_apicv_inhibit_changed`: APICv of a VM had one reason more, or one less, against it.
+
+    `reason` is its number in that kernel's enum kvm_apicv_inhibit, `inhibits` has a bit for each reason after the
+    change.
+    """
+
+    time_ns: int
+    process: int | None
+    reason: int
+    set: bool
+    inhibits: int
+
+
+class RecordedOn(TypedDict):
+    """The machine, as far as the file tells: `uname -r`, the processor's name, vendor,family,model,stepping."""
+
+    kernel: str | None
+    processor: str | None
+    cpuid: str | None
 
 
 class Skip(TypedDict):
@@ -129,6 +168,9 @@ class RecordingInfo(TypedDict):
     lost_events: int
     notes: list[str]
     span_seconds: float
+    hypercalls: list[HypercallIpis]
+    inhibits: list[InhibitChange]
+    machine: RecordedOn
 
 
 class Latency(TypedDict):
@@ -228,7 +270,7 @@ class RunResult(Tabular, Drawable):
 
     def as_dict(self) -> dict[str, Any]:
         """The whole result in plain types, ready for `json.dumps`. A fresh copy each time."""
-        return self._core.as_dict()
+        return {**self._core.as_dict(), "advice": [dict(one) for one in self.advice]}
 
     @property
     def counters(self) -> Counters:
@@ -259,6 +301,11 @@ class RunResult(Tabular, Drawable):
     def recording(self) -> RecordingInfo:
         """The file, how its vCPUs were told apart, what was assumed and what was passed over."""
         return cast("RecordingInfo", self._dict["recording"])
+
+    @cached_property
+    def advice(self) -> list[Remedy]:
+        """What kept IPIs from being virtualized, what would change it, and what that wins; most frequent first."""
+        return remedies(self)
 
     @property
     def engine(self) -> str:
@@ -382,6 +429,7 @@ def run_recording(
     engine: Engine = "threads",
     policy: str | None = None,
     profile: "str | profiles.Profile | None" = None,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Drive every inter-processor interrupt of a recording through the emulated processor.
 
@@ -403,6 +451,8 @@ def run_recording(
         engine: "threads" or "virtual-time".
         policy: Virtual time: the posted-interrupt protocol of the host, by name or path; default "kvm".
         profile: Virtual time: what acts cost, by name, by path, or made in Python; default "sapphire-rapids".
+        progress: Called some times a second with what is counted ("bytes", then "IPIs", in virtual time "cycles"),
+            how many are done, and of how many. What it raises ends the call.
 
     Returns:
         The counts, the exits with the clauses that called for them, and one row per IPI.
@@ -431,6 +481,7 @@ def run_recording(
             vcpus=vcpus,
             last_index=last_index,
             process=process,
+            progress=progress,
         )
         return RunResult(core)
     if engine != "threads":
@@ -449,5 +500,6 @@ def run_recording(
         pace=pace or "recorded",
         ipi_virtualization=ipi_virtualization is not False,
         process=process,
+        progress=progress,
     )
     return RunResult(core)

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 from ipivrs.names import Apic, Engine, Pace
 from ipivrs.options import did_you_mean
 from ipivrs.profiles import Profile
+from ipivrs.progress import Progress
 from ipivrs.results import RunResult, run_recording
 from ipivrs.scenario import Scenario
 from ipivrs.simulation import ScenarioResult
@@ -24,8 +25,9 @@ _RECORDING_OPTIONS = (
     "engine",
     "policy",
     "profile",
+    "progress",
 )
-_SCENARIO_OPTIONS = ("seconds", "policy", "seed", "engine", "profile", "log")
+_SCENARIO_OPTIONS = ("seconds", "policy", "seed", "engine", "profile", "log", "progress")
 
 
 def shipped_scenarios() -> dict[str, str]:
@@ -50,6 +52,7 @@ def run(
     engine: Engine = "threads",
     profile: str | Profile | None = None,
     log: int = 0,
+    progress: Progress | None = None,
 ) -> ScenarioResult: ...
 
 
@@ -64,6 +67,7 @@ def run(
     pace: Pace = "recorded",
     ipi_virtualization: bool = True,
     process: int | None = None,
+    progress: Progress | None = None,
 ) -> RunResult: ...
 
 
@@ -93,6 +97,7 @@ def run(
     seed: int | None = None,
     profile: str | Profile | None = None,
     log: int = 0,
+    progress: Progress | None = None,
 ) -> RunResult | ScenarioResult: ...
 
 
@@ -104,7 +109,8 @@ def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult 
         options: For recordings those of `run_recording` (apic, apic_ids, vcpus, last_index, pace, ipi_virtualization,
             process, engine, policy, profile). For scenarios `seconds` (how long endless loops go on), `policy` (a name
             or a path), `seed`, and `engine` ("threads" or "virtual-time"); in virtual time `profile` (what acts cost)
-            and `log` (how many events the result keeps).
+            and `log` (how many events the result keeps). For both `progress`, a callable that is told some times a
+            second what is counted, how many are done, and of how many (0: unknown).
 
     Returns:
         A `RunResult` for a recording, a `ScenarioResult` for a scenario. Ctrl-C ends a scenario with a partial result.
@@ -135,10 +141,11 @@ def _run_scenario(
     engine: Engine = "threads",
     profile: str | Profile | None = None,
     log: int = 0,
+    progress: Progress | None = None,
 ) -> ScenarioResult:
     if seed is not None:
         scenario = Scenario.model_validate({**dict(scenario), "seed": seed})
-    return scenario.run(seconds=seconds, policy=policy, engine=engine, profile=profile, log=log)
+    return scenario.run(seconds=seconds, policy=policy, engine=engine, profile=profile, log=log, progress=progress)
 
 
 def _check(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:

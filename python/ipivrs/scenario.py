@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from ipivrs import profiles
 from ipivrs.names import Apic, Engine, IdRewrite, ProcessorModel
 from ipivrs.profiles import Profile
+from ipivrs.progress import Progress
 from ipivrs.scenario_text import load
 from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
 from ipivrs.statements import AnyStatement, Cycles, Table, VcpuNumber, Vector, lowered
@@ -243,6 +244,7 @@ class Scenario(Table):
         engine: Engine = "threads",
         profile: str | Profile | None = None,
         log: int = 0,
+        progress: Progress | None = None,
     ) -> ScenarioResult:
         """Run it, on threads or in virtual time.
 
@@ -253,6 +255,8 @@ class Scenario(Table):
             engine: "threads", or "virtual-time": a deterministic simulation, the same again for the same seed.
             profile: Virtual time: what acts cost. A shipped profile's name, a file, or a `Profile`.
             log: Virtual time: how many events the result keeps.
+            progress: Called some times a second with what is counted ("milliseconds", in virtual time "cycles"), how
+                many went by, and of how many (0: nobody knows).
 
         Raises:
             PolicyError: The policy has a mistake: file, line and column.
@@ -275,6 +279,7 @@ class Scenario(Table):
                 log=log,
                 pcpus=self.host.pcpus,
                 vcpus=vcpus,
+                progress=progress,
             )
         if engine != "threads":
             raise ValueError(f'engine must be "threads" or "virtual-time", not {engine!r}')
@@ -283,7 +288,7 @@ class Scenario(Table):
         if refused := self.refused_by(engine):
             where, what = refused
             raise ValueError(f"{'.'.join(where)} {what}")
-        return simulate(self.description(), self.title, protocol, limit)
+        return simulate(self.description(), self.title, protocol, limit, progress=progress)
 
     def refused_by(self, engine: Engine) -> tuple[tuple[str, ...], str] | None:
         """A field that an engine cannot do, and why; None if it can run this scenario."""

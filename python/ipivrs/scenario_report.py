@@ -1,15 +1,14 @@
 """The report of a scenario for people."""
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ipivrs.report import CLASSES, FATES, section, share, table
+from ipivrs.report import CLASSES
+from ipivrs.sections import exits, fates, heat, notifications, section, share, table
 from ipivrs.simulation import ScenarioResult
-
-_MOST_EXITS = 12
 
 
 def full(result: ScenarioResult) -> RenderableType:
@@ -17,10 +16,12 @@ def full(result: ScenarioResult) -> RenderableType:
     sections = [
         _verdict(result),
         *_violations(result),
-        section("What became of the IPIs", _fates(result)) if result.counters["total"] else None,
+        section("What became of the IPIs", fates(result.counters)) if result.counters["total"] else None,
+        section("VM exits by the clause that called for them", exits(result.exits)) if result.exits else None,
         section("Interrupts posted for vCPUs", *_posts(result)),
-        section("VM exits by the clause that called for them", _exits(result)) if result.exits else None,
+        section("Notifications", notifications(result.notifications)),
         section("From send to delivery, in cycles", _latency(result)) if result.latency else None,
+        section("Each vCPU", *heat([(vm["sent"], vm["delivered"]) for vm in result.vms], "delivered")),
         section("The host", *_host(result)),
         _timing(result),
     ]
@@ -51,18 +52,8 @@ def _violations(result: ScenarioResult) -> Iterator[RenderableType]:
         )
 
 
-def _fates(result: ScenarioResult) -> RenderableType:
-    counts = cast("dict[str, int]", result.counters)
-    rows = table(">", ">", "", "")
-    rows.show_header = False
-    for fate, meaning in FATES.items():
-        if counts[fate]:
-            rows.add_row(str(counts[fate]), share(counts[fate], counts["total"]), fate, meaning)
-    return rows
-
-
 def _posts(result: ScenarioResult) -> Iterator[Text]:
-    counts, notices = result.counters, result.notifications
+    counts = result.counters
     by_hardware = counts["virtualized"] + counts["self"]
     yield Text(
         f"{counts['posted']} posted: {by_hardware} by the processor, {counts['software_posts']} by the hypervisor, "
@@ -73,26 +64,11 @@ def _posts(result: ScenarioResult) -> Iterator[Text]:
         f"{counts['delivered']} delivered, {counts['coalesced']} coalesced (the vector was already pending), "
         f"{counts['pending']} still pending{lost}"
     )
-    yield Text(
-        f"{notices['sent']} notifications sent, {notices['coalesced']} not needed (ON was 1), "
-        f"{notices['suppressed']} suppressed (SN was 1), {notices['spurious']} with nothing left to do"
-    )
     if counts["signalled"] or counts["dropped"]:
         yield Text(
             f"{counts['signalled']} NMIs, INITs, start-up IPIs and the like handed over, "
             f"{counts['dropped']} messages without a destination"
         )
-
-
-def _exits(result: ScenarioResult) -> RenderableType:
-    rows = table(">count", "reason", "qualification", "clause")
-    for item in result.exits[:_MOST_EXITS]:
-        qualification = f"{item['qualification']:X}H"
-        rows.add_row(str(item["count"]), f"{item['reason']} {item['name']}", qualification, item["clause"])
-    rest = result.exits[_MOST_EXITS:]
-    if rest:
-        rows.add_row(str(sum(item["count"] for item in rest)), "", "", f"{len(rest)} more (--json has all)")
-    return rows
 
 
 def _host(result: ScenarioResult) -> Iterator[Text]:
@@ -119,12 +95,15 @@ def _host(result: ScenarioResult) -> Iterator[Text]:
         )
 
 
+_QUANTILES: tuple[Literal["p50", "p90", "p99", "max"], ...] = ("p50", "p90", "p99", "max")
+
+
 def _latency(result: ScenarioResult) -> RenderableType:
-    rows = table(">count", ">mean", ">p50", ">p99", ">max", "")
+    rows = table(">count", ">mean", ">p50", ">p90", ">p99", ">max", "")
     for name, what in CLASSES.items():
         if (row := result.latency.get(name)) is not None:
-            numbers = (str(row["count"]), f"{row['mean']:.0f}", str(row["p50"]), str(row["p99"]), str(row["max"]))
-            rows.add_row(*numbers, what)
+            quantiles = (str(row[key]) for key in _QUANTILES)
+            rows.add_row(str(row["count"]), f"{row['mean']:.0f}", *quantiles, what)
     return rows
 
 

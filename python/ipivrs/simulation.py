@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ipivrs import _core, notebook, profiles
 from ipivrs.frames import Column, Named, Tabular
 from ipivrs.policies import find
+from ipivrs.progress import Progress
 from ipivrs.reports import Drawable
 from ipivrs.results import Exit, Latency, Notifications, Violation
 
@@ -84,7 +85,11 @@ class Events(TypedDict):
 
 
 class VmOutcome(TypedDict):
-    """A VM at the end. `inhibits` are the reasons against APICv, by KVM's names."""
+    """A VM at the end. `inhibits` are the reasons against APICv, by KVM's names.
+
+    `sent` and `delivered` have a number for each vCPU: the IPIs that it sent, whatever became of them, and the
+    interrupts delivered to it, from whomever.
+    """
 
     vcpus: int
     table: PidTable
@@ -92,6 +97,8 @@ class VmOutcome(TypedDict):
     ipi_virtualization: bool
     apicv: bool
     inhibits: list[str]
+    sent: list[int]
+    delivered: list[int]
 
 
 @dataclass(frozen=True)
@@ -246,9 +253,12 @@ class ScenarioResult(Tabular, Drawable):
         )
 
 
-def simulate(description: str, title: str, policy: str, seconds: float | None) -> ScenarioResult:
+def simulate(
+    description: str, title: str, policy: str, seconds: float | None, *, progress: Progress | None = None
+) -> ScenarioResult:
     """Run a scenario that the core can read on threads, under a policy by name or by path."""
-    return ScenarioResult(_core.run_scenario(description, find(policy).text, seconds=seconds), title)
+    core = _core.run_scenario(description, find(policy).text, seconds=seconds, progress=progress)
+    return ScenarioResult(core, title)
 
 
 def simulate_in_virtual_time(
@@ -261,10 +271,11 @@ def simulate_in_virtual_time(
     log: int,
     pcpus: int,
     vcpus: tuple[int, ...],
+    progress: Progress | None = None,
 ) -> ScenarioResult:
     """Run a scenario that the core can read in virtual time, with a profile by name, by path, or made in Python."""
     name, costs = (profile, profiles.find(profile)) if isinstance(profile, str) else (profile.title, profile)
     core = _core.run_scenario_in_virtual_time(
-        description, find(policy).text, costs.costs(), profile=name, seconds=seconds, log=log
+        description, find(policy).text, costs.costs(), profile=name, seconds=seconds, log=log, progress=progress
     )
     return ScenarioResult(core, title, Shape(costs.hz, pcpus, vcpus))

@@ -9,12 +9,13 @@ import typer
 from rich.text import Text
 
 from ipivrs import completion
+from ipivrs.bars import meter
 from ipivrs.grid import shipped_grids
 from ipivrs.names import Engine
 from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
 from ipivrs.sweeping import SweepResult
 from ipivrs.sweeping import sweep as run_sweep
-from ipivrs.terminal import complain, meter, show, show_json
+from ipivrs.terminal import complain, show, show_json
 
 _FAILED = 1
 _SIGNALLED = 128

@@ -3,21 +3,8 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 _UNLIMITED = 100_000
 _WIDTH_OF_A_PIPE = 120
@@ -47,51 +34,18 @@ def width() -> int:
     return console.width if console.is_terminal else _WIDTH_OF_A_PIPE
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr, if that is a terminal; what it gives is called with a name as each of `total` parts begins."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        begun = False
-
-        def begin(name: str) -> None:
-            nonlocal begun
-            bar.update(task, description=name, advance=int(begun))
-            begun = True
-
-        yield begin
+def is_terminal() -> bool:
+    """Whether results go to a terminal."""
+    return Console().is_terminal
 
 
-@contextmanager
-def meter(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, if that is a terminal; what it gives is called with how many are done, of how many."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(what), TextColumn("left:"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task: TaskID | None = None
-
-        def show_progress(done: int, total: int) -> None:
-            nonlocal task
-            if task is None:
-                # What was done before says nothing about the rate.
-                task = bar.add_task("", total=total, completed=done)
-            bar.update(task, completed=done)
-
-        yield show_progress
-
-
-class _Rate(TextColumn):
-    """How many a second."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__("")
-        self._what = what
-
-    def render(self, task: Task) -> Text:
-        """The rate of the last seconds."""
-        return Text("" if task.speed is None else f"{task.speed:.1f} {self._what}/s")
+def can_show(text: str) -> bool:
+    """Whether stdout has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def complain(message: str) -> None:

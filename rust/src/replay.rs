@@ -23,14 +23,15 @@ pub struct ReplayOptions {
 
 /// Drives every interrupt of the recording through the processor, one thread per vCPU.
 ///
-/// `keep_going` is asked about ten times a second; when it says no, the run stops and the result is partial.
+/// `keep_going` is asked about ten times a second and told how many interrupts were sent; when it says no, the run stops
+/// and the result is partial.
 ///
 /// # Errors
 /// VMs that cannot be made of the recording's vCPUs, or no threads.
 pub fn replay(
     recording: &Recording,
     options: ReplayOptions,
-    keep_going: &mut dyn FnMut() -> bool,
+    keep_going: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Run, RunError> {
     let Machines { mut configs, position } = Machines::new(recording, options.last_index);
     for config in &mut configs {
@@ -104,7 +105,7 @@ fn programs(recording: &Recording, position: &[usize]) -> Vec<Sends> {
 mod tests {
     use super::*;
     use crate::guest::Via;
-    use crate::intake::{Absences, Format, Identification, Ipis, Side, ViaEvidence};
+    use crate::intake::{Absences, Format, Identification, Ipis, RecordedOn, Side, ViaEvidence};
     use std::collections::BTreeMap;
 
     fn recording(vcpus: &[(u32, u32)], ipis: &[(u32, u32, u32, Via)]) -> Recording {
@@ -115,6 +116,7 @@ mod tests {
             thread: None,
             process: None,
             name: String::new(),
+            id_written: None,
         });
         Recording {
             format: Format::PerfScript,
@@ -136,13 +138,16 @@ mod tests {
             notes: Vec::new(),
             start_ns: 0,
             span_ns: 0,
+            hypercalls: Vec::new(),
+            inhibits: Vec::new(),
+            machine: RecordedOn::default(),
         }
     }
 
     const OPTIONS: ReplayOptions = ReplayOptions { pace: Pace::Recorded, last_index: None, apicv: Apicv::FULL };
 
     fn totals(recording: &Recording) -> (u64, u64, u64) {
-        let run = replay(recording, OPTIONS, &mut || true).unwrap();
+        let run = replay(recording, OPTIONS, &mut |_| true).unwrap();
         assert!(run.summary.violations.is_empty(), "{:?}", run.summary.violations);
         let ipis = run.summary.ipis;
         (ipis.virtualized, ipis.delivered, ipis.exited)
@@ -162,7 +167,7 @@ mod tests {
     fn modes_follow_each_interrupt() {
         let sent = [(0, 0xFB, 1, Via::Mmio), (1, 0xFB, 0, Via::X2ApicIcr), (0, 0xFC, 1, Via::X2ApicIcr)];
         let again = [(0, 0xFB, 1, Via::Mmio), (0, 0x41, 0, Via::SelfIpiMsr), (1, 0x4_0042, 0, Via::Mmio)];
-        let run = replay(&recording(&[(0, 0), (0, 1)], &[sent, again].concat()), OPTIONS, &mut || true).unwrap();
+        let run = replay(&recording(&[(0, 0), (0, 1)], &[sent, again].concat()), OPTIONS, &mut |_| true).unwrap();
         let ipis = run.summary.ipis;
         assert_eq!((ipis.virtualized, ipis.self_ipi, ipis.delivered), (4, 2, 6));
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from ipivrs import report
+from ipivrs import report, sections
 from ipivrs.results import Exit, Kind, Latency, RunResult, Violation
 from ipivrs.simulation import ScenarioResult
 
@@ -45,7 +45,7 @@ class Facts:
 
     def share(self, one: Exit) -> str:
         """The share of an exit among all."""
-        return report.share(one["count"], sum(each["count"] for each in self.exits))
+        return sections.share(one["count"], sum(each["count"] for each in self.exits))
 
 
 def facts_of(result: RunResult | ScenarioResult) -> Facts:
@@ -161,7 +161,7 @@ def _verdict(result: ScenarioResult) -> str:
         kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
         return f"{len(result.violations)} violation{'s' * (len(result.violations) > 1)}: {kinds}{partial}"
     fine = counts["virtualized"] + counts["self"]
-    share = f"; {fine:,} of {counts['total']:,} IPIs need no VM exit ({report.share(fine, counts['total'])})"
+    share = f"; {fine:,} of {counts['total']:,} IPIs need no VM exit ({sections.share(fine, counts['total'])})"
     balance = f"No violations: {counts['posted']:,} interrupts posted, all accounted for"
     return f"{balance}{share if counts['total'] else ''}{partial}"
 
@@ -169,8 +169,8 @@ def _verdict(result: ScenarioResult) -> str:
 def _fates(result: RunResult | ScenarioResult) -> list[tuple[str, int, str, str]]:
     counts: Mapping[str, int] = cast("Mapping[str, int]", result.counters)
     total = counts["total"]
-    rows = ((fate, counts[fate], meaning) for fate, meaning in report.FATES.items())
-    return [(fate, count, report.share(count, total), meaning) for fate, count, meaning in rows if count]
+    rows = ((fate, counts[fate], meaning) for fate, meaning in sections.FATES.items())
+    return [(fate, count, sections.share(count, total), meaning) for fate, count, meaning in rows if count]
 
 
 def _notifications(result: RunResult | ScenarioResult) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ use super::error::IntakeError;
 use super::event::{Event, Sample};
 use super::guest::Guest;
 use super::host::Host;
-use super::recording::{Format, Identification, Options, Recording, Side, Skip, ViaEvidence};
+use super::recording::{Format, Identification, Options, RecordedOn, Recording, Side, Skip, ViaEvidence};
 use super::sent::Sent;
 use super::vcpus::{self, MAX_VCPUS};
 use super::via::Facts;
@@ -173,10 +173,10 @@ impl<'o> Collector<'o> {
             let who = ranges(sent.assumed.iter().enumerate().filter(|(_, assumed)| **assumed).map(|(vcpu, _)| vcpu));
             notes.push(format!("the recording does not show the APIC mode of vCPU {who}: {mode} assumed ({given})"));
         }
-        if host.hypercall_ipis > 0 {
+        let calls: u64 = host.hypercalls.values().map(|ipis| ipis.calls).sum();
+        if calls > 0 {
             notes.push(format!(
-                "{} hypercalls KVM_HC_SEND_IPI: IPIs sent so do not pass through the ICR and are not in the totals",
-                host.hypercall_ipis
+                "{calls} hypercalls KVM_HC_SEND_IPI: IPIs sent so do not pass through the ICR and are not in the totals"
             ));
         }
         Ok(Recording {
@@ -193,6 +193,9 @@ impl<'o> Collector<'o> {
             notes,
             start_ns: 0,
             span_ns: 0,
+            hypercalls: host.hypercalls.into_values().collect(),
+            inhibits: host.inhibits,
+            machine: RecordedOn::default(),
         })
     }
 
@@ -237,6 +240,9 @@ impl<'o> Collector<'o> {
             notes,
             start_ns: 0,
             span_ns: 0,
+            hypercalls: Vec::new(),
+            inhibits: Vec::new(),
+            machine: RecordedOn::default(),
         })
     }
 

@@ -26,7 +26,8 @@ pub(super) enum Decoder {
     Msr { write: Field, ecx: Field, data: Field, exception: Field },
     Mmio { kind: Field, gpa: Field, val: Field },
     Eoi { apicid: Field },
-    Hypercall { nr: Field },
+    Hypercall { nr: Field, arguments: [Field; 4] },
+    Inhibit { reason: Field, set: Field, inhibits: Field },
     SendCpu { cpu: Field, callback: Field },
     SendCpumask { cpumask: Field, callback: Field },
     Switch { prev_pid: Field, prev_state: Field, next_pid: Field },
@@ -57,7 +58,13 @@ impl Decoder {
             },
             Kind::Mmio => Self::Mmio { kind: field("type")?, gpa: field("gpa")?, val: field("val")? },
             Kind::Eoi => Self::Eoi { apicid: field("apicid")? },
-            Kind::Hypercall => Self::Hypercall { nr: field("nr")? },
+            Kind::Hypercall => Self::Hypercall {
+                nr: field("nr")?,
+                arguments: [field("a0")?, field("a1")?, field("a2")?, field("a3")?],
+            },
+            Kind::Inhibit => {
+                Self::Inhibit { reason: field("reason")?, set: field("set")?, inhibits: field("inhibits")? }
+            }
             Kind::SendCpu => Self::SendCpu { cpu: field("cpu")?, callback: field("callback")? },
             Kind::SendCpumask => Self::SendCpumask { cpumask: field("cpumask")?, callback: field("callback")? },
             Kind::Switch => match (field("prev_pid"), field("prev_state"), field("next_pid")) {
@@ -102,7 +109,15 @@ impl Decoder {
                 _ => Event::Acts,
             },
             Self::Eoi { apicid } => Event::Eoi { vcpu_id: apicid.read_u32(record)? },
-            Self::Hypercall { nr } => Event::Hypercall { number: nr.read(record)? },
+            Self::Hypercall { nr, arguments: [a0, a1, a2, a3] } => Event::Hypercall {
+                number: nr.read(record)?,
+                arguments: [a0.read(record)?, a1.read(record)?, a2.read(record)?, a3.read(record)?],
+            },
+            Self::Inhibit { reason, set, inhibits } => Event::Inhibit {
+                reason: reason.read_u32(record)?,
+                set: set.read(record)? != 0,
+                inhibits: inhibits.read(record)?,
+            },
             Self::SendCpu { cpu, callback } => {
                 Event::SendCpu { target: cpu.read_u32(record)?, callback: address(callback.read(record)?) }
             }
@@ -181,6 +196,16 @@ mod tests {
         for (state, runnable) in [(0, true), (0x100, true), (1, false), (2, false)] {
             assert_eq!(decoder.decode(&record(&[7, state, 0, 8])), switch(runnable), "{state}");
         }
+    }
+
+    #[test]
+    fn hypercalls_and_inhibits_are_read_whole() {
+        let call = decoder("kvm_hypercall", &[("nr", 8), ("a0", 8), ("a1", 8), ("a2", 8), ("a3", 8)]).unwrap();
+        let event = Event::Hypercall { number: 10, arguments: [3, 1 << 32, 4, 0xFB] };
+        assert_eq!(call.decode(&record(&[10, 0, 3, 0, 0, 1, 4, 0, 0xFB, 0])), Some(event));
+        let change = decoder("kvm_apicv_inhibit_changed", &[("reason", 4), ("set", 1), ("", 3), ("inhibits", 8)]);
+        let event = Event::Inhibit { reason: 5, set: true, inhibits: 0x22 };
+        assert_eq!(change.unwrap().decode(&record(&[5, 1, 0x22, 0])), Some(event));
     }
 
     #[test]

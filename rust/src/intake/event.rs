@@ -34,7 +34,9 @@ pub(super) enum Event<'a> {
     /// `kvm_eoi`.
     Eoi { vcpu_id: u32 },
     /// `kvm_hypercall`.
-    Hypercall { number: u64 },
+    Hypercall { number: u64, arguments: [u64; 4] },
+    /// `kvm_apicv_inhibit_changed`, in the context of any thread of the virtual machine's process.
+    Inhibit { reason: u32, set: bool, inhibits: u64 },
     /// Something else that only vCPU threads do: faulted MSR accesses, accesses that are not carried out yet.
     Acts,
     /// `ipi_send_cpu`.

@@ -27,7 +27,11 @@ pub(super) fn decode(kind: Kind, fields: &[u8]) -> Option<Event<'_>> {
         Kind::Msr => msr(fields)?,
         Kind::Mmio => mmio(fields)?,
         Kind::Eoi => Event::Eoi { vcpu_id: u32::try_from(hex(fields, b"apicid")?).ok()? },
-        Kind::Hypercall => Event::Hypercall { number: hex(fields, b"nr")? },
+        Kind::Hypercall => Event::Hypercall {
+            number: hex(fields, b"nr")?,
+            arguments: [hex(fields, b"a0")?, hex(fields, b"a1")?, hex(fields, b"a2")?, hex(fields, b"a3")?],
+        },
+        Kind::Inhibit => inhibit(fields)?,
         Kind::SendCpu => Event::SendCpu { target: decimal(fields, b"cpu")?, callback: callback(fields)? },
         Kind::SendCpumask => {
             // Up to the next key: an array has blanks in it.
@@ -130,6 +134,17 @@ fn thread_and_rest(text: &[u8]) -> Option<(u32, &[u8])> {
     let (thread, _) = leading(text.get(colon + 1..priority)?, 10)?;
     let (_, rest) = split_at(text.get(priority..)?, b']')?;
     Some((u32::try_from(thread).ok()?, rest.trim_ascii_start()))
+}
+
+/// `set reason=1, inhibits=0x2`, or `reason=1 set=1 inhibits=0x2`.
+fn inhibit(fields: &[u8]) -> Option<Event<'_>> {
+    let set = match decimal(fields, b"set") {
+        Some(set) => set != 0,
+        None if fields.starts_with(b"set ") => true,
+        None if fields.starts_with(b"cleared ") => false,
+        None => return None,
+    };
+    Some(Event::Inhibit { reason: decimal(fields, b"reason")?, set, inhibits: hex(fields, b"inhibits")? })
 }
 
 /// `callback=generic_smp_call_function_single_interrupt+0x0`, a symbol or an address.
@@ -303,6 +318,24 @@ mod tests {
             assert_eq!(decode(Kind::Switch, format!("a b:7 [120] {state} ==> c:d:8 [9]").as_bytes()), switch(runnable));
         }
         assert_eq!(text(Kind::Switch, "a ==> b"), Some(Event::Other));
+    }
+
+    #[test]
+    fn hypercalls_have_their_arguments() {
+        let call = Some(Event::Hypercall { number: 10, arguments: [0xE, 1, 4, 0xFB] });
+        assert_eq!(text(Kind::Hypercall, "nr 0xa a0 0xe a1 0x1 a2 0x4 a3 0xfb"), call);
+        assert_eq!(text(Kind::Hypercall, "nr=0xa a0=0xe a1=0x1 a2=0x4 a3=0xfb"), call);
+        assert_eq!(text(Kind::Hypercall, "nr 0xa a0 0xe a1 0x1 a2 0x4"), None);
+    }
+
+    #[test]
+    fn inhibits_set_and_cleared() {
+        let change = |set, inhibits| Some(Event::Inhibit { reason: 5, set, inhibits });
+        assert_eq!(text(Kind::Inhibit, "set reason=5, inhibits=0x22"), change(true, 0x22));
+        assert_eq!(text(Kind::Inhibit, "cleared reason=5, inhibits=0x2"), change(false, 2));
+        assert_eq!(text(Kind::Inhibit, "reason=5 set=1 inhibits=22"), change(true, 0x22));
+        assert_eq!(text(Kind::Inhibit, "reason=5 set=0 inhibits=2"), change(false, 2));
+        assert_eq!(text(Kind::Inhibit, "toggled reason=5, inhibits=0x2"), None);
     }
 
     #[test]

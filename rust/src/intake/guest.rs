@@ -136,6 +136,7 @@ impl Guest {
             thread: None,
             process: None,
             name: format!("CPU {cpu}"),
+            id_written: None,
         };
         Ok((0..count as u32).map(vcpu).collect())
     }

@@ -11,11 +11,13 @@
 use super::absences::{Evidence, Found};
 use super::event::{Event, Sample};
 use super::mode::{Position, Timeline};
+use super::recording::{HypercallIpis, InhibitChange};
 use crate::arch::apic_base::{ApicBase, DEFAULT_PAGE_ADDRESS};
 use crate::arch::apic_register::XApicId;
 use crate::arch::icr::{DeliveryMode, DestinationMode, IcrLow, Shorthand, X2ApicIcr};
 use crate::arch::{ApicMode, msr};
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
 
 /// The bits of ICR_LO that the text of `kvm_apic_ipi` shows. Writes and IPIs are matched by these in every format, so
 /// that all forms of a recording give the same IPIs.
@@ -52,6 +54,8 @@ pub(super) struct Thread {
     pub(super) eoi_id: Option<u32>,
     /// From reads of the ID register.
     pub(super) id_register: Option<u32>,
+    /// From writes of the xAPIC ID register.
+    pub(super) id_written: Option<u8>,
     pub(super) modes: Timeline,
     apic_page: u64,
     /// Value of a write to offset 300H whose `kvm_apic_ipi` has not come yet.
@@ -110,8 +114,10 @@ pub(super) struct Host {
     pub(super) unmatched_writes: u64,
     /// IPIs of which only the vector is known.
     pub(super) vector_only: u64,
-    /// KVM_HC_SEND_IPI.
-    pub(super) hypercall_ipis: u64,
+    /// KVM_HC_SEND_IPI, by ICR.
+    pub(super) hypercalls: BTreeMap<u32, HypercallIpis>,
+    /// Changes of what keeps APICv from being active.
+    pub(super) inhibits: Vec<InhibitChange>,
     /// IPIs of processes that the user did not ask for, by process.
     pub(super) other_processes: FxHashMap<u32, u64>,
     /// A record without a process came although the user asked for one.
@@ -141,6 +147,14 @@ impl Host {
                 return;
             }
             Event::Switch { from, runnable, to } => return self.switched(sample.time_ns, from, runnable, to),
+            Event::Inhibit { reason, set, inhibits } => {
+                let (time_ns, process) = (sample.time_ns, sample.process);
+                // A thread of another process changes nothing; of a thread without one nobody knows.
+                if self.only_process.is_none() || process == self.only_process {
+                    self.inhibits.push(InhibitChange { time_ns, process, reason, set, inhibits });
+                }
+                return;
+            }
             acts => acts,
         };
         if self.only_process.is_some() && self.is_foreign(sample) {
@@ -204,6 +218,7 @@ impl Host {
                 thread.modes.used(at, ApicMode::XApic);
                 match (write, address & PAGE_MASK) {
                     (true, OFFSET_ICR_LOW) => thread.icr_write = Some(value as u32),
+                    (true, OFFSET_ID) => thread.id_written = Some(XApicId::from_bits(value as u32).id()),
                     (false, OFFSET_ID) => {
                         let id = XApicId::from_bits(value as u32).id();
                         thread.id_register.get_or_insert(u32::from(id));
@@ -212,7 +227,12 @@ impl Host {
                 }
             }
             Event::Eoi { vcpu_id } => thread.eoi_id = Some(vcpu_id),
-            Event::Hypercall { number: HYPERCALL_SEND_IPI } => self.hypercall_ipis += 1,
+            Event::Hypercall { number: HYPERCALL_SEND_IPI, arguments: [low, high, _, icr] } => {
+                let icr_low = icr as u32;
+                let ipis = self.hypercalls.entry(icr_low).or_insert(HypercallIpis { icr_low, ..Default::default() });
+                ipis.calls += 1;
+                ipis.targets += u64::from(low.count_ones() + high.count_ones());
+            }
             _ => {}
         }
         self.unmatched_writes += u64::from(icr_write.is_some());
@@ -292,6 +312,7 @@ impl Thread {
             runs_several: false,
             eoi_id: None,
             id_register: None,
+            id_written: None,
             modes: Timeline::default(),
             apic_page: DEFAULT_PAGE_ADDRESS,
             icr_write: None,
@@ -352,7 +373,8 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{recorded, skipped, written};
+    use super::super::recording::{HypercallIpis, InhibitChange, Options};
+    use super::super::testing::{read_text, recorded, skipped, written};
 
     /// Lines of thread 7, one microsecond apart.
     fn lines(events: &[&str]) -> String {
@@ -467,14 +489,42 @@ mod tests {
     }
 
     #[test]
+    fn inhibits_come_from_any_thread_of_the_process() {
+        let text = format!(
+            "{}qemu 5/6 [001] 2.000000: kvm:kvm_apicv_inhibit_changed: set reason=5, inhibits=0x20\n\
+             qemu 8/9 [001] 3.000000: kvm:kvm_apicv_inhibit_changed: cleared reason=1, inhibits=0x0\n",
+            lines(&[IPI]).replace("qemu 7", "qemu 5/7")
+        );
+        let change =
+            |time_ns, process, reason, set, inhibits| InhibitChange { time_ns, process, reason, set, inhibits };
+        let first = change(2_000_000_000, Some(5), 5, true, 0x20);
+        let recording = recorded(&text);
+        assert_eq!(recording.inhibits, [first, change(3_000_000_000, Some(8), 1, false, 0)]);
+        assert_eq!(recording.vcpus.len(), 1, "a thread that only changes an inhibit runs no vCPU");
+        let only = Options { process: Some(5), ..Options::default() };
+        assert_eq!(read_text(&text, &only).unwrap().inhibits, [first]);
+    }
+
+    #[test]
+    fn a_rewritten_id_is_kept() {
+        let recording = recorded(&lines(&["kvm_mmio: mmio write len 4 gpa 0xfee00020 val 0x7000000", IPI]));
+        assert_eq!(recording.vcpus[0].id_written, Some(7));
+        assert_eq!(recording.vcpus[0].apic_id, 0, "what KVM's table goes by stays");
+    }
+
+    #[test]
     fn paravirtual_ipis_are_counted_and_noted() {
         let recording = recorded(&lines(&[
             IPI,
-            "kvm_hypercall: nr 0xa a0 0x3 a1 0x0 a2 0x0 a3 0xfb",
-            "kvm_hypercall: nr 0x5 a0 0x0",
+            "kvm_hypercall: nr 0xa a0 0x6 a1 0x1 a2 0x0 a3 0xfb",
+            "kvm_hypercall: nr 0xa a0 0x2 a1 0x0 a2 0x0 a3 0x400",
+            "kvm_hypercall: nr 0xa a0 0x2 a1 0x0 a2 0x0 a3 0xfb",
+            "kvm_hypercall: nr 0x5 a0 0x7 a1 0x0 a2 0x0 a3 0x0",
         ]));
+        let ipis = |icr_low, calls, targets| HypercallIpis { icr_low, calls, targets };
+        assert_eq!(recording.hypercalls, [ipis(0xFB, 2, 4), ipis(0x400, 1, 1)]);
         assert!(
-            recording.notes.iter().any(|note| note.starts_with("1 hypercalls KVM_HC_SEND_IPI")),
+            recording.notes.iter().any(|note| note.starts_with("3 hypercalls KVM_HC_SEND_IPI")),
             "{:?}",
             recording.notes
         );

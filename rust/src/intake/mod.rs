@@ -41,14 +41,19 @@ mod text;
 mod tracing_data;
 mod vcpus;
 mod via;
+mod watched;
 
 pub use absences::{Absence, Absences, Evidence};
 pub use error::IntakeError;
-pub use recording::{Format, Identification, Ipis, Options, RecordedVcpu, Recording, Side, Skip, Via, ViaEvidence};
+pub use recording::{
+    Format, HypercallIpis, Identification, InhibitChange, Ipis, Options, RecordedOn, RecordedVcpu, Recording, Side,
+    Skip, Via, ViaEvidence,
+};
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
+use watched::Watched;
 
 /// Bytes read at once.
 const BUFFER: usize = 256 * 1024;
@@ -58,13 +63,27 @@ const BUFFER: usize = 256 * 1024;
 /// # Errors
 /// [`IntakeError`]: the file cannot be read, is none of the known formats, is damaged, or has no IPIs.
 pub fn read(path: &Path, options: &Options) -> Result<Recording, IntakeError> {
+    read_watched(path, options, &mut |_, _| true)
+}
+
+/// The same. `keep_going` is asked now and then, and told how many bytes were read of how many; when it says no, reading
+/// ends.
+///
+/// # Errors
+/// As [`read`]; [`IntakeError::Io`] when `keep_going` said no.
+pub fn read_watched(
+    path: &Path,
+    options: &Options,
+    keep_going: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Recording, IntakeError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => IntakeError::NotFound { path: path.into() },
         io::ErrorKind::PermissionDenied => IntakeError::Permission { path: path.into() },
         io::ErrorKind::IsADirectory => IntakeError::Directory { path: path.into() },
         _ => IntakeError::Io { path: path.into(), source },
     };
-    read_from(path, BufReader::with_capacity(BUFFER, File::open(path).map_err(failed)?), failed, options)
+    let file = Watched::new(File::open(path).map_err(failed)?, keep_going).map_err(failed)?;
+    read_from(path, BufReader::with_capacity(BUFFER, file), failed, options)
 }
 
 /// Reads what `path` names from an open file.

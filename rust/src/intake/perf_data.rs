@@ -14,7 +14,7 @@ use super::layout::{Layout, Unusable};
 use super::names::{Kind, Names};
 use super::perf_records::{self, FINISHED_ROUND, Record};
 use super::perf_window::Window;
-use super::recording::{Format, Options, Recording};
+use super::recording::{Format, Options, RecordedOn, Recording};
 use super::{perf_check, tracing_data};
 use linux_perf_data::linux_perf_event_reader::{PerfEventType, RecordType};
 use linux_perf_data::{AttributeDescription, Feature, PerfFile, PerfFileReader};
@@ -56,7 +56,18 @@ pub(super) fn read<R: Read + Seek>(
     perf_records::walk(path, &mut file, data, |record| samples.take(record))?;
     samples.end();
     let Samples { collector, comms, .. } = samples;
-    collector.finish(path, Format::PerfData, names.list(), &comms)
+    let recording = collector.finish(path, Format::PerfData, names.list(), &comms)?;
+    Ok(Recording { machine: machine(&perf_file), ..recording })
+}
+
+/// What the header says about the machine; a part that cannot be read is as good as none.
+fn machine(file: &PerfFile) -> RecordedOn {
+    let text = |part: Option<&str>| part.map(|text| text.trim_end_matches('\0').to_owned());
+    RecordedOn {
+        kernel: text(file.os_release().ok().flatten()),
+        processor: text(file.cpu_desc().ok().flatten()),
+        cpuid: text(file.cpu_id().ok().flatten()),
+    }
 }
 
 /// How to read the samples of one event.
@@ -273,6 +284,13 @@ mod tests {
 
     fn said(bytes: &[u8]) -> String {
         read_perf_data(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_machine_is_in_the_header() {
+        let machine = read_perf_data(&example_bytes(FILE)).unwrap().machine;
+        assert!(machine.kernel.is_some_and(|kernel| kernel.starts_with("6.")));
+        assert!(machine.cpuid.is_some_and(|cpuid| cpuid.starts_with("GenuineIntel,6,207")));
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub struct RecordedVcpu {
     pub process: Option<u32>,
     /// Name of the thread (host side) or of the CPU (guest side), for people.
     pub name: String,
+    /// The last xAPIC ID that the guest wrote (`kvm_mmio` shows it), if it wrote one.
+    pub id_written: Option<u8>,
 }
 
 /// The recording's IPIs: equally long columns in time order.
@@ -153,6 +155,43 @@ pub struct ViaEvidence {
     pub inferred: u64,
     /// Nothing shows the mode: [`Options::assume`] was taken. All of a guest-side recording.
     pub assumed: u64,
+}
+
+/// Paravirtual IPIs (`KVM_HC_SEND_IPI`) with one ICR: they are hypercalls and do not pass through the ICR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HypercallIpis {
+    /// The ICR that the guest asks KVM to use for each target: its low half.
+    pub icr_low: u32,
+    /// Hypercalls.
+    pub calls: u64,
+    /// Targets of all of them together.
+    pub targets: u64,
+}
+
+/// APICv of a virtual machine was inhibited for one reason more, or one less (`kvm_apicv_inhibit_changed`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InhibitChange {
+    /// When, in nanoseconds by the recording's own clock.
+    pub time_ns: u64,
+    /// The virtual machine's process, where known.
+    pub process: Option<u32>,
+    /// The reason, by its number in that kernel's `enum kvm_apicv_inhibit`.
+    pub reason: u32,
+    /// It was set, or cleared.
+    pub set: bool,
+    /// All reasons after the change, one bit each; APICv is active when there is none.
+    pub inhibits: u64,
+}
+
+/// The machine that the recording was made on, as far as the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordedOn {
+    /// The kernel's release (`uname -r`).
+    pub kernel: Option<String>,
+    /// The processor's name.
+    pub processor: Option<String>,
+    /// Vendor, family, model and stepping, with commas between them.
+    pub cpuid: Option<String>,
 }
 
 /// What was passed over.
@@ -234,4 +273,10 @@ pub struct Recording {
     pub start_ns: u64,
     /// Last minus first event time, in nanoseconds.
     pub span_ns: u64,
+    /// Paravirtual IPIs, by ICR.
+    pub hypercalls: Vec<HypercallIpis>,
+    /// What kept APICv from being active, in the order of the file.
+    pub inhibits: Vec<InhibitChange>,
+    /// The machine; perf.data tells it.
+    pub machine: RecordedOn,
 }

@@ -67,6 +67,7 @@ pub(super) fn identify(threads: &[Thread], options: &Options, accepted: &FxHashS
             thread: thread.map(|thread| thread.id),
             process: machines.processes.get(&vm).copied().flatten(),
             name: thread.map_or_else(|| format!("vCPU {vcpu_id}"), |thread| thread.name.clone()),
+            id_written: thread.and_then(|thread| thread.id_written),
         });
     }
     Ok(Vcpus { list, of_thread, identified_by, notes })

@@ -1,7 +1,8 @@
 //! `check` and `replay`: the exhaustive engine.
 
+use super::caller::Caller;
 use super::dicts::dict;
-use super::run::{approximate, signal};
+use super::run::approximate;
 use crate::engine::explore::{self, Bounds, CheckError, Counterexample, Kind, Limits, Model, TraceStep, Verdict};
 use crate::hypervisor::policy::Policy;
 use pyo3::exceptions::PyValueError;
@@ -28,11 +29,12 @@ fn read(policy: &str, bounds: &str) -> PyResult<(Policy, Bounds)> {
 ///     threads: 1 to 256. None: as many as the machine runs at once. The result is the same with any number.
 ///     max_states: The search gives up beyond so many. None: 10^9.
 ///     max_bytes: The search gives up beyond so many bytes of memory. None: 4 GiB.
+///     progress: Called some times a second with "states", how many were reached, and 0: nobody knows of how many.
 ///
 /// Raises:
 ///     ValueError: The policy has a mistake, or cannot be checked within these bounds.
 #[pyfunction]
-#[pyo3(signature = (policy, bounds, *, threads=None, max_states=None, max_bytes=None))]
+#[pyo3(signature = (policy, bounds, *, threads=None, max_states=None, max_bytes=None, progress=None))]
 pub(super) fn check<'py>(
     py: Python<'py>,
     policy: &str,
@@ -40,6 +42,7 @@ pub(super) fn check<'py>(
     threads: Option<usize>,
     max_states: Option<usize>,
     max_bytes: Option<usize>,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (policy, bounds) = read(policy, bounds)?;
     let model = Model::new(&policy, &bounds).map_err(bad)?;
@@ -51,17 +54,11 @@ pub(super) fn check<'py>(
     let limits =
         Limits { threads, max_states: max_states.unwrap_or(MOST_STATES), max_bytes: max_bytes.unwrap_or(MOST_BYTES) };
     let begin = Instant::now();
-    let mut interrupt: Option<PyErr> = None;
-    let verdict = py.detach(|| {
-        let mut keep_going = || {
-            interrupt = signal();
-            interrupt.is_none()
-        };
-        explore::check(&model, &limits, &mut keep_going)
-    });
+    let mut caller = Caller::new(progress);
+    let verdict = py.detach(|| explore::check(&model, &limits, &mut |states| caller.goes_on("states", states, 0)));
     let seconds = begin.elapsed().as_secs_f64();
-    let verdict = match (verdict, interrupt) {
-        (_, Some(interrupt)) => return Err(interrupt),
+    let verdict = match (verdict, caller.raised()) {
+        (_, Some(raised)) => return Err(raised),
         (verdict, None) => verdict.map_err(bad)?,
     };
     let counterexample = verdict.counterexample.as_ref();

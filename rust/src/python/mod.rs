@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "PyO3's macros expand to unsafe code of their own; none is written here")]
 
 mod batch;
+mod caller;
 mod check;
 mod dicts;
 mod explain;

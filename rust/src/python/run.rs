@@ -1,5 +1,6 @@
 //! `run`: a recording through the emulated processor.
 
+use super::caller::Caller;
 use super::dicts::{dict, level_name};
 use super::timed::Comparison;
 use super::{RecordingError, parse};
@@ -7,7 +8,7 @@ use crate::arch::{ApicMode, Clause, IcrLow};
 use crate::engine::threads::{Pace, Run};
 use crate::guest::Via;
 use crate::hypervisor::{Apicv, MAX_VCPUS};
-use crate::intake::{self, Options, Recording};
+use crate::intake::{self, HypercallIpis, InhibitChange, Options, Recording};
 use crate::record::{Fate, Kind, Summary};
 use crate::replay::{ReplayOptions, replay};
 use crate::targets::targets_of;
@@ -15,7 +16,8 @@ use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use std::path::PathBuf;
+use rustc_hash::FxHashMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Drives every inter-processor interrupt of a recording through the emulated processor, one thread per vCPU.
@@ -30,6 +32,8 @@ use std::time::Duration;
 ///         as fast as it can.
 ///     ipi_virtualization: KVM's enable_ipiv.
 ///     process: Only the VM of this process id.
+///     progress: Called some times a second with what is counted ("bytes", then "IPIs"), how many are done, and of how
+///         many; what it raises ends the call.
 ///
 /// Raises:
 ///     RecordingError: The file cannot be used; the message says what to do.
@@ -37,7 +41,7 @@ use std::time::Duration;
 ///     KeyboardInterrupt: Ctrl-C; the threads have ended.
 #[pyfunction]
 #[pyo3(signature = (path, *, apic=None, apic_ids=None, vcpus=None, last_index=None, pace="recorded",
-    ipi_virtualization=true, process=None))]
+    ipi_virtualization=true, process=None, progress=None))]
 #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "keyword arguments of a Python function")]
 pub(super) fn run(
     py: Python<'_>,
@@ -49,6 +53,7 @@ pub(super) fn run(
     pace: &str,
     ipi_virtualization: bool,
     process: Option<u32>,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<RunResult> {
     let options = Options { process, ..options(apic, apic_ids, vcpus)? };
     let how = ReplayOptions {
@@ -56,24 +61,22 @@ pub(super) fn run(
         last_index: last_index.map(|last| parse::ranged("last_index", last, 65_535)).transpose()?,
         apicv: Apicv { active: true, enable_ipiv: ipi_virtualization },
     };
-    let recording =
-        py.detach(|| intake::read(&path, &options)).map_err(|error| RecordingError::new_err(error.to_string()))?;
-    let mut interrupt = None;
+    let mut caller = Caller::new(progress);
+    let recording = read(py, &path, &options, &mut caller)?;
+    let total = recording.ipis.len() as u64;
     let run = py
-        .detach(|| {
-            let mut keep_going = || {
-                if interrupt.is_none() {
-                    interrupt = signal();
-                }
-                interrupt.is_none()
-            };
-            replay(&recording, how, &mut keep_going)
-        })
+        .detach(|| replay(&recording, how, &mut |sent| caller.goes_on("IPIs", sent, total)))
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
-    if let Some(interrupt) = interrupt {
-        return Err(interrupt);
+    if let Some(raised) = caller.raised() {
+        return Err(raised);
     }
     Ok(RunResult { path: path.to_string_lossy().into_owned(), recording, run, how: How::Threads(how.pace) })
+}
+
+/// Reads a recording, and tells the caller how far it is.
+pub(super) fn read(py: Python<'_>, path: &Path, options: &Options, caller: &mut Caller) -> PyResult<Recording> {
+    py.detach(|| intake::read_watched(path, options, &mut |done, total| caller.goes_on("bytes", done, total)))
+        .map_err(|error| caller.raised().unwrap_or_else(|| RecordingError::new_err(error.to_string())))
 }
 
 /// What the user knows of a recording.
@@ -230,6 +233,8 @@ impl RunResult {
                 "name" => &vcpu.name,
                 "ipis_sent" => totals.0,
                 "virtualized" => totals.1,
+                "received" => totals.2,
+                "id_written" => vcpu.id_written,
             ))?;
         }
         let skipped = PyList::empty(py);
@@ -246,27 +251,65 @@ impl RunResult {
             "skipped" => skipped,
             "lost_events" => recording.lost,
             "notes" => &recording.notes,
+            "hypercalls" => self.hypercalls(py)?,
+            "inhibits" => self.inhibits(py)?,
+            "machine" => dict!(py,
+                "kernel" => &recording.machine.kernel,
+                "processor" => &recording.machine.processor,
+                "cpuid" => &recording.machine.cpuid,
+            ),
             "span_seconds" => Duration::from_nanos(recording.span_ns).as_secs_f64(),
         ))
     }
 
-    /// Interrupts sent and of these without a VM exit, for each vCPU of the recording.
-    fn vcpu_totals(&self) -> Vec<(u64, u64)> {
-        let mut totals = vec![(0, 0); self.recording.vcpus.len()];
-        for (&sender, fate) in self.recording.ipis.sender.iter().zip(&self.run.summary.columns.fate) {
-            if let Some((sent, without_exit)) = totals.get_mut(sender as usize) {
+    fn hypercalls<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for HypercallIpis { icr_low, calls, targets } in &self.recording.hypercalls {
+            list.append(dict!(py, "icr_low" => icr_low, "calls" => calls, "targets" => targets))?;
+        }
+        Ok(list)
+    }
+
+    fn inhibits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for InhibitChange { time_ns, process, reason, set, inhibits } in &self.recording.inhibits {
+            list.append(dict!(py,
+                "time_ns" => time_ns,
+                "process" => process,
+                "reason" => reason,
+                "set" => set,
+                "inhibits" => inhibits,
+            ))?;
+        }
+        Ok(list)
+    }
+
+    /// IPIs sent, of these without a VM exit, and IPIs received without one, for each vCPU of the recording.
+    fn vcpu_totals(&self) -> Vec<(u64, u64, u64)> {
+        let vcpus = &self.recording.vcpus;
+        let by_id: FxHashMap<_, _> =
+            vcpus.iter().zip(0_u32..).map(|(vcpu, at)| ((vcpu.vm, vcpu.apic_id), at)).collect();
+        let mut totals = vec![(0, 0, 0); vcpus.len()];
+        let ipis = &self.recording.ipis;
+        for ((&sender, &destination), fate) in
+            ipis.sender.iter().zip(&ipis.destination).zip(&self.run.summary.columns.fate)
+        {
+            let mut receiver = None;
+            if let Some((sent, without_exit, _)) = totals.get_mut(sender as usize) {
                 *sent += u64::from(*fate != Fate::Unsent);
                 *without_exit += u64::from(matches!(fate, Fate::Virtualized | Fate::SelfIpi));
+                receiver = match fate {
+                    Fate::Virtualized => by_id.get(&(vcpus[sender as usize].vm, destination)).copied(),
+                    Fate::SelfIpi => Some(sender),
+                    _ => None,
+                };
+            }
+            if let Some((_, _, received)) = receiver.and_then(|receiver| totals.get_mut(receiver as usize)) {
+                *received += 1;
             }
         }
         totals
     }
-}
-
-/// What a signal handler raised since the last look: Ctrl-C.
-#[allow(clippy::redundant_closure_for_method_calls, reason = "the method itself is not general over lifetimes")]
-pub(super) fn signal() -> Option<PyErr> {
-    Python::attach(|py| py.check_signals()).err()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -327,6 +370,6 @@ fn kinds<'py>(py: Python<'py>, summary: &Summary) -> PyResult<Bound<'py, PyList>
 }
 
 /// The code of each clause in columns: its place among all, from 1.
-fn clause_codes() -> rustc_hash::FxHashMap<Clause, u16> {
+fn clause_codes() -> FxHashMap<Clause, u16> {
     Clause::all().zip(1..).collect()
 }

@@ -1,7 +1,8 @@
 //! `run_scenario`: a machine of VMs and pCPUs, on threads or in virtual time.
 
+use super::caller::Caller;
 use super::dicts::dict;
-use super::run::{approximate, signal};
+use super::run::approximate;
 use crate::engine::machine::{MachineRun, VmResult};
 use crate::engine::scheduler::{self, Watch};
 use crate::engine::virtual_time::{self, Class, Costs, Latencies, Log, Options, VirtualRun};
@@ -13,7 +14,7 @@ use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Runs a scenario on the threads engine.
 ///
@@ -21,16 +22,18 @@ use std::time::Duration;
 ///     description: The scenario as `ipivrs.Scenario` writes it, JSON.
 ///     policy: Text of the policy.
 ///     seconds: After so many seconds endless loops end.
+///     progress: Called some times a second with "milliseconds", how many went by, and of how many (0: nobody knows).
 ///
 /// Raises:
 ///     ValueError: The scenario or the policy cannot be used.
 #[pyfunction]
-#[pyo3(signature = (description, policy, *, seconds=None))]
+#[pyo3(signature = (description, policy, *, seconds=None, progress=None))]
 pub(super) fn run_scenario(
     py: Python<'_>,
     description: &str,
     policy: &str,
     seconds: Option<f64>,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<ScenarioResult> {
     let bad = |error: ScenarioError| PyValueError::new_err(error.to_string());
     let time = seconds.map(Duration::try_from_secs_f64).transpose();
@@ -42,19 +45,17 @@ pub(super) fn run_scenario(
     if time.is_none() && !machine.ends() {
         return Err(bad(ScenarioError::Endless));
     }
-    let mut interrupt: Option<PyErr> = None;
+    let mut caller = Caller::new(progress);
+    let begin = Instant::now();
+    let total = time.map_or(0, milliseconds);
     let run = py
         .detach(|| {
-            let mut keep_going = || {
-                if interrupt.is_none() {
-                    interrupt = signal();
-                }
-                interrupt.is_none()
-            };
+            let mut keep_going = || caller.goes_on("milliseconds", milliseconds(begin.elapsed()), total);
             scheduler::run(&machine, Watch { time, keep_going: &mut keep_going })
         })
         .map_err(|error| bad(error.into()))?;
-    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted: interrupt.is_some(), clock: None })
+    let interrupted = caller.raised().is_some();
+    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted, clock: None })
 }
 
 /// Runs a scenario in virtual time.
@@ -66,11 +67,13 @@ pub(super) fn run_scenario(
 ///     profile: The name of these costs.
 ///     seconds: After so many simulated seconds endless loops end.
 ///     log: Events that are kept.
+///     progress: Called some times a second with "cycles", how many were simulated, and of how many (0: nobody knows).
 ///
 /// Raises:
 ///     ValueError: The scenario, the policy or the costs cannot be used.
 #[pyfunction]
-#[pyo3(signature = (description, policy, costs, *, profile, seconds=None, log=0))]
+#[pyo3(signature = (description, policy, costs, *, profile, seconds=None, log=0, progress=None))]
+#[allow(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub(super) fn run_scenario_in_virtual_time(
     py: Python<'_>,
     description: &str,
@@ -79,6 +82,7 @@ pub(super) fn run_scenario_in_virtual_time(
     profile: &str,
     seconds: Option<f64>,
     log: usize,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<ScenarioResult> {
     let bad = |error: ScenarioError| PyValueError::new_err(error.to_string());
     let costs = Costs::from_json(costs).map_err(|error| PyValueError::new_err(error.to_string()))?;
@@ -95,20 +99,20 @@ pub(super) fn run_scenario_in_virtual_time(
     if cycles.is_none() && !machine.ends() {
         return Err(bad(ScenarioError::Endless));
     }
-    let mut interrupt: Option<PyErr> = None;
+    let mut caller = Caller::new(progress);
     let VirtualRun { machine: run, cycles, latencies, log, .. } = py
         .detach(|| {
-            let mut keep_going = || {
-                if interrupt.is_none() {
-                    interrupt = signal();
-                }
-                interrupt.is_none()
-            };
+            let mut keep_going = |now| caller.goes_on("cycles", now, cycles.unwrap_or(0));
             virtual_time::run(&machine, Options { costs: &costs, cycles, log, keep_going: &mut keep_going })
         })
         .map_err(|error| bad(error.into()))?;
     let clock = Clock { cycles, latencies, log, profile: profile.to_owned() };
-    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted: interrupt.is_some(), clock: Some(clock) })
+    let interrupted = caller.raised().is_some();
+    Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted, clock: Some(clock) })
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What only virtual time tells.
@@ -290,7 +294,7 @@ impl ScenarioResult {
     fn vms<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
         for vm in &self.run.vms {
-            let VmResult { vcpus, table, last_index, ipi_virtualization, apicv, inhibits } = vm;
+            let VmResult { vcpus, table, last_index, ipi_virtualization, apicv, inhibits, traffic } = vm;
             list.append(dict!(py,
                 "vcpus" => vcpus,
                 "table" => dict!(py, "entries" => table.entries, "order" => table.order, "bytes" => table.bytes),
@@ -298,6 +302,8 @@ impl ScenarioResult {
                 "ipi_virtualization" => ipi_virtualization,
                 "apicv" => apicv,
                 "inhibits" => inhibits.iter().map(|inhibit| Inhibit::name(*inhibit)).collect::<Vec<_>>(),
+                "sent" => traffic.iter().map(|vcpu| vcpu.sent).collect::<Vec<_>>(),
+                "delivered" => traffic.iter().map(|vcpu| vcpu.delivered).collect::<Vec<_>>(),
             ))?;
         }
         Ok(list)

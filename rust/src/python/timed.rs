@@ -1,13 +1,14 @@
 //! `run_in_virtual_time`: a recording in virtual time, with IPI virtualization and without it.
 
+use super::caller::Caller;
 use super::dicts::dict;
-use super::run::{How, RunResult, options, signal};
+use super::parse;
+use super::run::{How, RunResult, options, read};
 use super::scenario::latency;
-use super::{RecordingError, parse};
 use crate::engine::threads::Run;
 use crate::engine::virtual_time::Costs;
 use crate::hypervisor::policy::Policy;
-use crate::intake::{self, Options};
+use crate::intake::Options;
 use crate::record::Fate;
 use crate::replay::{Side, Timed, TimedOptions, timed};
 use pyo3::exceptions::PyValueError;
@@ -28,13 +29,16 @@ use std::path::PathBuf;
 ///     vcpus: Number of vCPUs, if more than the recording shows.
 ///     last_index: Last PID-pointer index, 0 to 65535; by default the highest APIC ID.
 ///     process: Only the VM of this process id.
+///     progress: Called some times a second with what is counted ("bytes", then "cycles" of both runs), how many are done,
+///         and of how many; what it raises ends the call.
 ///
 /// Raises:
 ///     RecordingError: The file cannot be used; the message says what to do.
 ///     ValueError: An option, the policy or the costs cannot be used.
 ///     KeyboardInterrupt: Ctrl-C.
 #[pyfunction]
-#[pyo3(signature = (path, policy, costs, *, profile, apic=None, apic_ids=None, vcpus=None, last_index=None, process=None))]
+#[pyo3(signature = (path, policy, costs, *, profile, apic=None, apic_ids=None, vcpus=None, last_index=None, process=None,
+    progress=None))]
 #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "keyword arguments of a Python function")]
 pub(super) fn run_in_virtual_time(
     py: Python<'_>,
@@ -47,6 +51,7 @@ pub(super) fn run_in_virtual_time(
     vcpus: Option<i128>,
     last_index: Option<i128>,
     process: Option<u32>,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<RunResult> {
     let bad = |error: &dyn std::fmt::Display| PyValueError::new_err(error.to_string());
     let costs = Costs::from_json(costs).map_err(|error| bad(&error))?;
@@ -54,21 +59,22 @@ pub(super) fn run_in_virtual_time(
     let options = Options { process, absences: true, ..options(apic, apic_ids, vcpus)? };
     let last_index = last_index.map(|last| parse::ranged("last_index", last, 65_535)).transpose()?;
     let (policy_name, hz) = (policy.name.clone(), costs.hz);
-    let mut recording =
-        py.detach(|| intake::read(&path, &options)).map_err(|error| RecordingError::new_err(error.to_string()))?;
-    let mut interrupt = None;
+    let mut caller = Caller::new(progress);
+    let mut recording = read(py, &path, &options, &mut caller)?;
+    let span = u64::try_from(u128::from(recording.span_ns) * u128::from(hz) / 1_000_000_000).unwrap_or(u64::MAX / 2);
+    let (mut latest, mut first_run) = (0, 0);
     let run = py.detach(|| {
-        let mut keep_going = || {
-            if interrupt.is_none() {
-                interrupt = signal();
-            }
-            interrupt.is_none()
+        let mut keep_going = |now| {
+            // Time begins anew with the second run.
+            first_run = if now < latest { span } else { first_run };
+            latest = now;
+            caller.goes_on("cycles", first_run + now.min(span), 2 * span)
         };
         timed(&recording, TimedOptions { costs: &costs, policy, last_index, keep_going: &mut keep_going })
     });
     let Timed { with, without, notes } = run.map_err(|error| bad(&error))?;
-    if let Some(interrupt) = interrupt {
-        return Err(interrupt);
+    if let Some(raised) = caller.raised() {
+        return Err(raised);
     }
     recording.notes.extend(notes);
     let mut summary = with.summary.clone();

@@ -52,6 +52,15 @@ pub struct Scheduling {
     pub apicv_changes: u64,
 }
 
+/// Interrupts of one vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// IPIs that it sent, whatever became of them.
+    pub sent: u64,
+    /// Interrupts delivered to it.
+    pub delivered: u64,
+}
+
 /// What one pCPU saw. Nobody else touches it.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
@@ -73,6 +82,8 @@ pub struct Account {
     /// the vectors: what large VMs touch stands together, by vector.
     balance: Vec<i32>,
     slots: usize,
+    /// For each vCPU.
+    traffic: Vec<Traffic>,
 }
 
 impl Account {
@@ -89,6 +100,7 @@ impl Account {
             more_violations: 0,
             balance: vec![0; slots * VECTORS],
             slots,
+            traffic: vec![Traffic::default(); slots],
         }
     }
 
@@ -99,9 +111,13 @@ impl Account {
         }
     }
 
-    /// An IPI that a guest sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted for.
+    /// An IPI that the vCPU in slot `from` sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted
+    /// for.
     #[inline]
-    pub fn sent(&mut self, outcome: &Outcome, to: u32) {
+    pub fn sent(&mut self, outcome: &Outcome, from: u32, to: u32) {
+        if let Some(traffic) = self.traffic.get_mut(from as usize) {
+            traffic.sent += 1;
+        }
         let (fate, _) = Fate::of(outcome);
         self.counts.fates[usize::from(fate.code()) % Fate::ALL.len()] += 1;
         match *outcome {
@@ -146,6 +162,9 @@ impl Account {
     #[inline]
     pub fn delivered(&mut self, slot: u32, vector: u8) {
         self.counts.delivered += 1;
+        if let Some(traffic) = self.traffic.get_mut(slot as usize) {
+            traffic.delivered += 1;
+        }
         self.change(slot, vector, -1);
     }
 
@@ -221,6 +240,16 @@ impl Account {
                 *mine = mine.wrapping_add(*theirs);
             }
         }
+        for (mine, theirs) in self.traffic.iter_mut().zip(&other.traffic) {
+            mine.sent += theirs.sent;
+            mine.delivered += theirs.delivered;
+        }
+    }
+
+    /// The interrupts of `vcpus` vCPUs from slot `first` on.
+    #[must_use]
+    pub fn traffic(&self, first: u32, vcpus: u32) -> Vec<Traffic> {
+        self.traffic.iter().skip(first as usize).take(vcpus as usize).copied().collect()
     }
 
     /// All that was posted: by IPI virtualization, self-IPI virtualization, software and devices.
@@ -265,5 +294,17 @@ mod tests {
         assert_eq!((one.counts.delivered, one.counts.coalesced, one.counts.discarded), (1, 2, 1));
         assert_eq!(one.settle(1, [1 << 0x34, 0, 0, 0], [0; 4]), (1, vec![]));
         assert_eq!(one.settle(1, [0; 4], [1 << 0x3F, 0, 0, 0]).1, [(0x3F, -1)], "pending and never posted");
+    }
+
+    #[test]
+    fn each_vcpu_has_its_own_traffic() {
+        let (mut one, mut other) = (Account::new(3), Account::new(3));
+        one.sent(&Outcome::SelfIpi { vector: 0x31, coalesced: false }, 1, 1);
+        one.sent(&Outcome::SelfIpi { vector: 0x31, coalesced: true }, 1, 1);
+        other.delivered(1, 0x31);
+        other.delivered(2, 0x32);
+        one.absorb(&other);
+        let traffic = |sent, delivered| Traffic { sent, delivered };
+        assert_eq!(one.traffic(1, 2), [traffic(2, 1), traffic(0, 1)]);
     }
 }

@@ -7,7 +7,7 @@ mod fate;
 mod ledger;
 mod summary;
 
-pub use account::{Account, Counts, Scheduling};
+pub use account::{Account, Counts, Scheduling, Traffic};
 pub use fate::{Fate, FateColumns};
 pub use ledger::{Delivery, Ledger, Notifications, ViolationRecord};
 pub use summary::{ExitCount, IpiTotals, Kind, Summary, VcpuTotals};

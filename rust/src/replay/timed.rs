@@ -25,7 +25,7 @@ pub struct TimedOptions<'a> {
     /// Last PID-pointer index of each VM; the highest APIC ID if none is given.
     pub last_index: Option<u16>,
     /// Asked some times a second; when it says no the run stops where it is.
-    pub keep_going: &'a mut dyn FnMut() -> bool,
+    pub keep_going: &'a mut dyn FnMut(u64) -> bool,
 }
 
 /// One of both runs.

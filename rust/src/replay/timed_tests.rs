@@ -25,8 +25,12 @@ fn costs() -> Costs {
 
 fn run(recording: &Recording) -> Timed {
     let costs = costs();
-    let options =
-        TimedOptions { costs: &costs, policy: Policy::parse(KVM).unwrap(), last_index: None, keep_going: &mut || true };
+    let options = TimedOptions {
+        costs: &costs,
+        policy: Policy::parse(KVM).unwrap(),
+        last_index: None,
+        keep_going: &mut |_| true,
+    };
     let timed = timed(recording, options).unwrap();
     for side in [&timed.with, &timed.without] {
         let machine = &side.run.machine;

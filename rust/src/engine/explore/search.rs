@@ -120,14 +120,14 @@ impl Space {
     }
 }
 
-/// Explores `model`. `keep_going` is asked some times a second.
+/// Explores `model`. `keep_going` is asked some times a second, and told the states so far.
 ///
 /// # Errors
 /// `keep_going` said no.
 pub(super) fn search(
     model: &Model<'_>,
     limits: &Limits,
-    keep_going: &mut dyn FnMut() -> bool,
+    keep_going: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Space, CheckError> {
     let words = model.layout.words();
     let mut space = Space {
@@ -162,7 +162,7 @@ pub(super) fn search(
         for block in level.chunks(BLOCK) {
             if asked.elapsed().as_millis() > 50 {
                 asked = Instant::now();
-                if !keep_going() {
+                if !keep_going(space.len() as u64) {
                     return Err(CheckError::Interrupted);
                 }
             }

@@ -34,7 +34,7 @@ fn limits(threads: usize) -> Limits {
 fn checked(text: &str, bounds: &Bounds, limits: &Limits) -> Verdict {
     let policy = Policy::parse(text).unwrap();
     let model = Model::new(&policy, bounds).unwrap();
-    check(&model, limits, &mut || true).unwrap()
+    check(&model, limits, &mut |_| true).unwrap()
 }
 
 fn kind(text: &str, bounds: &Bounds) -> Option<Kind> {
@@ -188,7 +188,7 @@ fn what_is_too_large_is_not_decided() {
 fn it_can_be_stopped() {
     let policy = Policy::parse(SN_IN_HOST).unwrap();
     let model = Model::new(&policy, &Bounds { posts: 3, preemptions: 3, ..Bounds::default() }).unwrap();
-    assert_eq!(check(&model, &limits(1), &mut || false), Err(CheckError::Interrupted));
+    assert_eq!(check(&model, &limits(1), &mut |_| false), Err(CheckError::Interrupted));
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn counterexamples_happen_again_on_real_atomics() {
     ] {
         let policy = Policy::parse(text).unwrap();
         let model = Model::new(&policy, &bounds).unwrap();
-        let counterexample = check(&model, &limits(1), &mut || true).unwrap().counterexample.unwrap();
+        let counterexample = check(&model, &limits(1), &mut |_| true).unwrap().counterexample.unwrap();
         let choices: Vec<usize> = counterexample.steps.iter().map(|step| step.choice).collect();
         for threads in [false, true] {
             let again = replay(&model, &choices, threads).unwrap();

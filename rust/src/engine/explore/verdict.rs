@@ -61,11 +61,15 @@ impl Verdict {
     }
 }
 
-/// Explores all that can happen. `keep_going` is asked some times a second.
+/// Explores all that can happen. `keep_going` is asked some times a second, and told the states so far.
 ///
 /// # Errors
 /// `keep_going` said no.
-pub fn check(model: &Model<'_>, limits: &Limits, keep_going: &mut dyn FnMut() -> bool) -> Result<Verdict, CheckError> {
+pub fn check(
+    model: &Model<'_>,
+    limits: &Limits,
+    keep_going: &mut dyn FnMut(u64) -> bool,
+) -> Result<Verdict, CheckError> {
     let mut space = search(model, limits, keep_going)?;
     let (states, transitions) = (space.len(), space.edges());
     let mut verdict = Verdict {

@@ -1,7 +1,7 @@
 //! What came of a machine's run.
 
 use crate::hypervisor::{Inhibit, TableSize};
-use crate::record::{Account, ViolationRecord};
+use crate::record::{Account, Traffic, ViolationRecord};
 use std::fmt;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct VmResult {
     pub apicv: bool,
     /// Reasons against APICv at the end.
     pub inhibits: Vec<Inhibit>,
+    /// Interrupts of each vCPU.
+    pub traffic: Vec<Traffic>,
 }
 
 /// What came of a run.

@@ -214,17 +214,20 @@ impl<'s, 'm> Monitor<'s, 'm> {
         violations.extend(wrong);
         let partial = matches!(end, End::Interrupted);
         let unfinished = shared.unfinished.load(Ordering::Acquire);
-        MachineRun { account, pending, unfinished, vms: self.vms(), violations, elapsed, partial }
+        let vms = self.vms(&account);
+        MachineRun { account, pending, unfinished, vms, violations, elapsed, partial }
     }
 
-    fn vms(&self) -> Vec<VmResult> {
+    fn vms(&self, account: &Account) -> Vec<VmResult> {
+        let vcpus = |vm: &VmShared<'_>| vm.vcpus.load(Ordering::Acquire) as u32;
         let result = |vm: &VmShared<'_>| VmResult {
-            vcpus: vm.vcpus.load(Ordering::Acquire) as u32,
+            vcpus: vcpus(vm),
             table: vm.vm.table_size(),
             last_index: vm.vm.last_pid_index,
             ipi_virtualization: vm.vm.apicv.ipiv_usable(),
             apicv: vm.vm.apicv.active,
             inhibits: vm.vm.inhibits(self.shared.memory).map(Inhibits::reasons).unwrap_or_default(),
+            traffic: account.traffic(vm.first_slot, vcpus(vm)),
         };
         self.shared.vms.iter().map(result).collect()
     }

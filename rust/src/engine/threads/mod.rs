@@ -74,7 +74,8 @@ pub(crate) type Memory = PhysicalMemory<AtomicU64>;
 
 /// Runs `programs` (one for each vCPU, over all VMs in order) on the VMs that `configs` describe.
 ///
-/// `keep_going` is asked about ten times a second, on the calling thread; when it says no the run stops where it is.
+/// `keep_going` is asked about ten times a second, on the calling thread, and told how many interrupts were sent (0 at
+/// the free pace, which does not count); when it says no the run stops where it is.
 ///
 /// # Errors
 /// An impossible VM, too many vCPUs, or no threads.
@@ -82,7 +83,7 @@ pub fn run(
     configs: &[VmConfig],
     programs: &[Sends],
     pace: Pace,
-    keep_going: &mut dyn FnMut() -> bool,
+    keep_going: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Run, RunError> {
     let count = configs.iter().map(|config| config.apic_ids.len()).sum();
     if count > MAX_THREADS {
@@ -130,7 +131,7 @@ pub fn run(
             // A thread that ends wakes this one just before it is finished: look again soon, ask rarely.
             std::thread::park_timeout(Duration::from_millis(if shared.all_sent() { 1 } else { 100 }));
             stalled = stalled.or_else(|| watchdog.stalled(&shared));
-            if stalled.is_some() || !keep_going() {
+            if stalled.is_some() || !keep_going(shared.turn_now().unwrap_or(0) as u64) {
                 shared.stop();
             }
         }
@@ -270,7 +271,7 @@ mod tests {
 
     fn run_all(vcpus: u32, sends: &[(u32, u32, u8, Via)], pace: Pace) -> Summary {
         let config = VmConfig::new(vcpus, ApicMode::X2Apic);
-        let run = run(&[config], &programs(vcpus, sends), pace, &mut || true).unwrap();
+        let run = run(&[config], &programs(vcpus, sends), pace, &mut |_| true).unwrap();
         assert!(!run.partial);
         run.summary
     }
@@ -320,7 +321,7 @@ mod tests {
     fn a_stopped_run_is_partial_and_counts_what_was_sent() {
         let config = VmConfig::new(2, ApicMode::X2Apic);
         let sends = vec![(0, 1, 0xFB, Via::X2ApicIcr); 300_000];
-        let run = run(&[config], &programs(2, &sends), Pace::Recorded, &mut || false).unwrap();
+        let run = run(&[config], &programs(2, &sends), Pace::Recorded, &mut |_| false).unwrap();
         let ipis = run.summary.ipis;
         assert!(run.partial);
         assert_eq!(ipis.total + ipis.unsent, 300_000);

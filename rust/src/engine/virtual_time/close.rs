@@ -5,6 +5,7 @@ use super::timetable::Timetable;
 use crate::engine::machine::verdict::{lost_wakeup, settle, stall};
 use crate::engine::machine::{MachineRun, Runner, VmResult};
 use crate::hypervisor::Inhibits;
+use crate::record::Account;
 use std::time::Duration;
 
 impl Simulation<'_, '_> {
@@ -30,10 +31,10 @@ impl Simulation<'_, '_> {
         // Where nothing ends, the run is over when it is told so, or when nothing is left to do.
         let cycles = if self.finished_at > 0 { self.finished_at } else { self.now };
         let machine = MachineRun {
+            vms: self.vm_results(&account),
             account,
             pending,
             unfinished: self.unfinished,
-            vms: self.vm_results(),
             violations,
             elapsed: duration(cycles, self.costs.hz),
             partial: matches!(end, End::Interrupted),
@@ -43,7 +44,7 @@ impl Simulation<'_, '_> {
         VirtualRun { machine, cycles, latencies, log: self.log, spent: self.spent, fates }
     }
 
-    fn vm_results(&self) -> Vec<VmResult> {
+    fn vm_results(&self, account: &Account) -> Vec<VmResult> {
         let result = |vm: &super::simulation::VmState<'_>| VmResult {
             vcpus: vm.vcpus,
             table: vm.vm.table_size(),
@@ -51,6 +52,7 @@ impl Simulation<'_, '_> {
             ipi_virtualization: vm.vm.apicv.ipiv_usable(),
             apicv: vm.vm.apicv.active,
             inhibits: vm.vm.inhibits(self.memory).map(Inhibits::reasons).unwrap_or_default(),
+            traffic: account.traffic(vm.first_slot, vm.vcpus),
         };
         self.vms.iter().map(result).collect()
     }

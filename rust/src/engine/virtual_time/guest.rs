@@ -353,7 +353,7 @@ impl Simulation<'_, '_> {
                 trail.note(What::Posted, posted.vector, to);
                 self.log_event(written_at, slot, What::Posted, posted.vector, to);
                 self.posted_for(to, posted.vector, class, written_at);
-                self.account.sent(&outcome, to);
+                self.account.sent(&outcome, slot, to);
                 return Step::Next;
             }
             Outcome::SelfIpi { vector, .. } => {
@@ -369,7 +369,7 @@ impl Simulation<'_, '_> {
             Outcome::Fault(_) => self.log_event(written_at, slot, What::Faulted, icr.low.vector(), 0),
             _ => {}
         }
-        self.account.sent(&outcome, slot);
+        self.account.sent(&outcome, slot, slot);
         self.written(outcome, instruction, slot)
     }
 

@@ -43,8 +43,8 @@ pub struct Options<'a> {
     pub cycles: Option<u64>,
     /// Events that are logged.
     pub log: usize,
-    /// Asked some times a second; when it says no the run stops where it is.
-    pub keep_going: &'a mut dyn FnMut() -> bool,
+    /// Asked some times a second and told the cycles so far; when it says no the run stops where it is.
+    pub keep_going: &'a mut dyn FnMut(u64) -> bool,
 }
 
 /// What came of a run.
@@ -287,7 +287,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
     }
 
-    fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut() -> bool) -> End {
+    fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut(u64) -> bool) -> End {
         self.stopping = self.config.ends() && self.unfinished == 0;
         let (first_device, clock) = (self.pcpus.len() as u32, self.clock());
         let time_limit = cycles.unwrap_or(NEVER);
@@ -297,7 +297,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         loop {
             if turns >= TURNS {
                 turns = 0;
-                if !keep_going() {
+                if !keep_going(self.now) {
                     return End::Interrupted;
                 }
             }

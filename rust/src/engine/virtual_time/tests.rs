@@ -56,7 +56,7 @@ fn machine(vm: &Value, host: &Value, policy: &str) -> MachineConfig {
 }
 
 fn run_with(config: &MachineConfig, costs: &Costs, cycles: Option<u64>) -> VirtualRun {
-    run(config, Options { costs, cycles, log: 1 << 16, keep_going: &mut || true }).unwrap()
+    run(config, Options { costs, cycles, log: 1 << 16, keep_going: &mut |_| true }).unwrap()
 }
 
 fn fine(config: &MachineConfig, cycles: Option<u64>) -> VirtualRun {
@@ -165,7 +165,7 @@ fn one_seed_is_one_run() {
 fn events_are_logged_as_far_as_there_is_room() {
     let config = machine(&ping(100), &json!({}), KVM);
     let costs = costs();
-    let run = run(&config, Options { costs: &costs, cycles: None, log: 10, keep_going: &mut || true }).unwrap();
+    let run = run(&config, Options { costs: &costs, cycles: None, log: 10, keep_going: &mut |_| true }).unwrap();
     assert!(run.log.events().len() == 10 && run.log.more >= 190, "{}", run.log.more);
     let posted = run.log.events().iter().find(|event| event.what == What::Posted).unwrap();
     assert_eq!((posted.vcpu, posted.other, posted.vector), (0, 1, 0xE0));
@@ -177,7 +177,8 @@ fn the_log_has_the_way_of_an_interrupt() {
     for ipiv in [true, false] {
         let config = machine(&ping(20), &json!({"enable_ipiv": ipiv}), KVM);
         let costs = costs();
-        let run = run(&config, Options { costs: &costs, cycles: None, log: 10_000, keep_going: &mut || true }).unwrap();
+        let run =
+            run(&config, Options { costs: &costs, cycles: None, log: 10_000, keep_going: &mut |_| true }).unwrap();
         let of = |what| run.log.events().iter().filter(move |event| event.what == what).copied().collect::<Vec<_>>();
         let (sent, delivered) = (of(if ipiv { What::Posted } else { What::Routed }), of(What::Delivered));
         assert_eq!((sent.len(), delivered.len(), run.log.more), (20, 20, 0));
@@ -263,7 +264,7 @@ fn endless_loops_end_when_they_are_told() {
 fn it_can_be_stopped() {
     let config = machine(&ping(1000), &json!({}), KVM);
     let costs = costs();
-    let run = run(&config, Options { costs: &costs, cycles: None, log: 0, keep_going: &mut || false }).unwrap();
+    let run = run(&config, Options { costs: &costs, cycles: None, log: 0, keep_going: &mut |_| false }).unwrap();
     assert!(run.machine.partial && run.machine.unfinished == 1);
 }
 
