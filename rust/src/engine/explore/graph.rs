@@ -1,7 +1,8 @@
 //! What the states say when all are known: the worst case over all paths, and cycles.
 
 use super::model::{Model, Move};
-use super::search::{PARTS, SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, place};
+use super::search::{PARTS, SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, after, place};
+use super::table::Most;
 use crate::memory::prefetch;
 use std::collections::VecDeque;
 
@@ -64,43 +65,14 @@ impl<'s> Edges<'s> {
     }
 }
 
-/// The most that can have happened before a state.
-#[derive(Clone, Copy, Default)]
-struct Most {
-    notifications: u8,
-    wakeups: u8,
-    /// Those behind it do not know yet.
-    news: bool,
-}
-
-impl Most {
-    /// The same, after an edge.
-    fn after(self, edge: u32) -> Self {
-        Self {
-            notifications: self.notifications.saturating_add(u8::from(edge & SPURIOUS_NOTIFICATION != 0)),
-            wakeups: self.wakeups.saturating_add(u8::from(edge & SPURIOUS_WAKEUP != 0)),
-            news: false,
-        }
-    }
-
-    /// Takes over what is more in `other`.
-    fn hear(&mut self, other: Self) {
-        if other.notifications > self.notifications || other.wakeups > self.wakeups {
-            self.notifications = self.notifications.max(other.notifications);
-            self.wakeups = self.wakeups.max(other.wakeups);
-            self.news = true;
-        }
-    }
-}
-
 /// The worst case over all paths; none where it has no end, or is more than can be counted.
 ///
-/// News are handed on along edges, level by level, again until there are none. Nearly all edges lead to the next level,
-/// so what is reached for lies side by side.
-pub(super) fn worst_case(space: &Space) -> WorstCase {
+/// The search has told every state what can have happened before it on the ways that were known by then. What came later
+/// is handed on along edges, level by level, again until nothing is left.
+pub(super) fn worst_case(space: &mut Space) -> WorstCase {
     const AHEAD: usize = 24;
-    let mut all: PerState<Most> = PerState::new(space, Most { news: true, ..Most::default() });
-    let (mut worst, mut again) = (Most::default(), true);
+    let mut all = PerState(space.parts.iter_mut().map(|part| std::mem::take(&mut part.most)).collect());
+    let mut again = true;
     while again {
         again = false;
         let (mut begin, mut ends) = ([0; PARTS], [0; PARTS]);
@@ -114,14 +86,13 @@ pub(super) fn worst_case(space: &Space) -> WorstCase {
                         continue;
                     }
                     all.0[number][index].news = false;
-                    worst.hear(here);
                     for at in first..ends[number] {
                         if let Some(&edge) = part.edges.get(at + AHEAD) {
                             all.ask_for(edge);
                         }
                         let edge = part.edges[at];
                         let there = all.of(edge);
-                        there.hear(here.after(edge));
+                        there.news |= there.hear(after(here, edge));
                         // Not later in this round: in the next.
                         let (to, index) = place(edge);
                         again |= there.news && index < level[to] as usize;
@@ -130,6 +101,10 @@ pub(super) fn worst_case(space: &Space) -> WorstCase {
             }
             begin = *level;
         }
+    }
+    let mut worst = Most::default();
+    for &most in all.0.iter().flatten() {
+        worst.hear(most);
     }
     let bounded = |most: u8| (most < u8::MAX).then_some(most.into());
     WorstCase { spurious_notifications: bounded(worst.notifications), spurious_wakeups: bounded(worst.wakeups) }
@@ -140,58 +115,83 @@ const fn plain(edge: u32) -> u32 {
     edge & !(SPURIOUS_NOTIFICATION | SPURIOUS_WAKEUP)
 }
 
+/// The edges between some of the states, by their place among them. They are few, so what is behind each can be looked
+/// up side by side, and a search that goes deep jumps about in little memory.
+struct Among {
+    begin: Vec<u32>,
+    to: Vec<u32>,
+}
+
+impl Among {
+    fn new(edges: &Edges<'_>, states: &[u32]) -> Self {
+        const AHEAD: usize = 8;
+        // The place from 1 on; 0: it is not one of them.
+        let mut places: PerState<u32> = PerState::new(edges.space, 0);
+        for (at, &state) in (1..).zip(states) {
+            *places.of(state) = at;
+        }
+        let mut among = Self { begin: vec![0], to: Vec::new() };
+        for (at, &state) in states.iter().enumerate() {
+            if let Some(&ahead) = states.get(at + AHEAD) {
+                for &edge in edges.of(ahead) {
+                    places.ask_for(edge);
+                }
+            }
+            among.to.extend(edges.of(state).iter().filter_map(|&edge| places.get(edge).checked_sub(1)));
+            among.begin.push(among.to.len() as u32);
+        }
+        among
+    }
+
+    fn of(&self, state: usize) -> &[u32] {
+        &self.to[self.begin[state] as usize..self.begin[state + 1] as usize]
+    }
+}
+
 /// Strongly connected groups of more than one state, or of one that leads to itself, within `states`; each begins with
 /// the state that was reached first, and they come in that order.
 fn components(edges: &Edges<'_>, states: &[u32]) -> Vec<Vec<u32>> {
-    const OUTSIDE: u32 = 0;
-    let space = edges.space;
-    // 0: not among the states; 1: not visited; from 2 on: in the order of visits. Low bits of the second: lowest reachable.
-    let mut visit: PerState<u32> = PerState::new(space, OUTSIDE);
-    let mut low: PerState<u32> = PerState::new(space, 0);
-    let mut on_stack: PerState<bool> = PerState::new(space, false);
-    for &state in states {
-        *visit.of(state) = 1;
-    }
-    let (mut clock, mut stack, mut groups) = (2, Vec::new(), Vec::new());
-    for &root in states {
-        if visit.get(root) != 1 {
+    let among = Among::new(edges, states);
+    // In order of visits from 1 on, 0: not visited; the lowest that is reached from it.
+    let (mut visit, mut low) = (vec![0u32; states.len()], vec![0u32; states.len()]);
+    let mut on_stack = vec![false; states.len()];
+    let (mut clock, mut stack, mut groups) = (1, Vec::new(), Vec::new());
+    for root in 0..states.len() {
+        if visit[root] != 0 {
             continue;
         }
-        let mut path: Vec<(u32, usize)> = vec![(root, 0)];
-        while let Some(&(state, at)) = path.last() {
-            if at == 0 {
-                *visit.of(state) = clock;
-                *low.of(state) = clock;
+        let mut path: Vec<(usize, usize)> = vec![(root, 0)];
+        while let Some((state, next)) = path.last_mut() {
+            let state = *state;
+            if *next == 0 {
+                (visit[state], low[state], on_stack[state]) = (clock, clock, true);
                 clock += 1;
                 stack.push(state);
-                *on_stack.of(state) = true;
             }
-            if let Some(&edge) = edges.of(state).get(at) {
-                if let Some(top) = path.last_mut() {
-                    top.1 += 1;
+            if let Some(&to) = among.of(state).get(*next) {
+                // A state is not entered again as new: its first edge was taken.
+                *next += 1;
+                let to = to as usize;
+                if visit[to] == 0 {
+                    path.push((to, 0));
+                } else if on_stack[to] {
+                    low[state] = low[state].min(visit[to]);
                 }
-                let to = plain(edge);
-                match visit.get(to) {
-                    OUTSIDE => {}
-                    1 => path.push((to, 0)),
-                    seen if on_stack.get(to) => *low.of(state) = low.get(state).min(seen),
-                    _ => {}
-                }
-                // A state without edges left is not entered again as new: its first edge was taken.
                 continue;
             }
             path.pop();
             if let Some(&(parent, _)) = path.last() {
-                *low.of(parent) = low.get(parent).min(low.get(state));
+                low[parent] = low[parent].min(low[state]);
             }
-            if low.get(state) == visit.get(state) {
+            if low[state] == visit[state] {
                 let begin = stack.iter().rposition(|&member| member == state).unwrap_or(0);
-                let mut group: Vec<u32> = stack.split_off(begin);
-                for &member in &group {
-                    *on_stack.of(member) = false;
+                let members = stack.split_off(begin);
+                for &member in &members {
+                    on_stack[member] = false;
                 }
-                group.sort_unstable();
-                if group.len() > 1 || edges.of(state).iter().any(|&edge| plain(edge) == state) {
+                if members.len() > 1 || among.of(state).contains(&(state as u32)) {
+                    let mut group: Vec<u32> = members.into_iter().map(|member| states[member]).collect();
+                    group.sort_unstable();
                     groups.push(group);
                 }
             }

@@ -7,7 +7,7 @@ use super::CheckError;
 use super::bounds::{Bounds, MemoryModel};
 use super::memory::Memory;
 use super::state::{AgentPlace, HostPlace, Layout, PcpuState, Physical, Place, VcpuState, World};
-use super::symmetry::Alike;
+use super::symmetry::{Alike, same_posters};
 use crate::hypervisor::policy::{Act, Op, Policy, Routine};
 use crate::processor::LocalApic;
 
@@ -286,6 +286,20 @@ impl<'p> Model<'p> {
     #[inline]
     pub(super) fn canonical(&self, world: &mut World) {
         self.alike.sort(world);
+    }
+
+    /// The same for a state that a move has led to from `before`, for which that is so already.
+    #[inline]
+    pub(super) fn canonical_after(&self, before: &World, world: &mut World) {
+        if !same_posters(before, world) {
+            self.alike.sort(world);
+        }
+    }
+
+    /// Another agent, before this one, that only its number tells from it in this state: its move leads to the same.
+    #[inline]
+    pub(super) fn twin(&self, world: &World, agent: usize) -> Option<usize> {
+        self.alike.twin(world, agent)
     }
 
     /// Everything that can happen next, in an order that depends on the state alone.

@@ -4,9 +4,10 @@
 //! share of the block and sort what comes out by part; then each part is taken by one thread, which looks up what came
 //! for it in the order of the block. So a state's number depends on the model alone.
 
+use super::bounds::MOST_AGENTS;
 use super::memory::Scratch;
-use super::model::{Kind, Model, Outcome, Unwatched};
-use super::table::{MOST, Part, hash};
+use super::model::{Kind, Model, Move, Outcome, Unwatched};
+use super::table::{MOST, Most, Origin, Part, hash};
 use super::{CheckError, Limits};
 use std::time::Instant;
 
@@ -59,15 +60,24 @@ pub(super) struct Space {
 /// What a thread makes of its share of a block.
 #[derive(Default)]
 struct Share {
-    /// For each part: states, with their hash and their parent behind them.
+    /// For each part: states, with their hash and their origin behind them.
     out: [Vec<u64>; PARTS],
-    /// Parts that the moves led to, in order, with the bits of the edge.
-    edges: Vec<(u8, u32)>,
+    /// Where the moves led to, in order.
+    edges: Vec<Edge>,
     /// The edges.
     links: Vec<u32>,
     degrees: Vec<u8>,
     owed: Vec<u32>,
     found: Option<Found>,
+}
+
+/// An edge whose state has no number yet.
+#[derive(Clone, Copy)]
+enum Edge {
+    /// To the next state of this part, with the bits beside its number.
+    To(u8, u32),
+    /// The same as so many edges before.
+    Again(u32),
 }
 
 /// The threads' shares, and the numbers of the states in them, by part and share: kept from block to block.
@@ -88,9 +98,14 @@ impl Share {
     /// Makes edges of the numbers that the states of the `at`-th share have.
     fn link(&mut self, numbers: &[Vec<Vec<u32>>], at: usize) {
         let mut numbers: [_; PARTS] = std::array::from_fn(|part| numbers[part][at].iter());
-        let edge = |&(to, bits): &(u8, u32)| numbers[usize::from(to)].next().map(|number| number | bits);
         self.links.clear();
-        self.links.extend(self.edges.iter().filter_map(edge));
+        for &edge in &self.edges {
+            let link = match edge {
+                Edge::To(part, bits) => numbers[usize::from(part)].next().map(|number| number | bits),
+                Edge::Again(before) => self.links.get(self.links.len() - before as usize).copied(),
+            };
+            self.links.extend(link);
+        }
     }
 }
 
@@ -111,6 +126,11 @@ impl Space {
     pub(super) fn state(&self, number: u32) -> &[u64] {
         let (part, index) = place(number);
         self.parts[part].state(index)
+    }
+
+    fn most(&self, number: u32) -> Most {
+        let (part, index) = place(number);
+        self.parts[part].most[index]
     }
 
     /// The state that a state was first reached from; the first state is its own.
@@ -141,7 +161,7 @@ pub(super) fn search(
     let mut first = vec![0; words];
     model.layout.pack(&model.first(), &mut first);
     let part = part_of(hash(&first));
-    space.parts[part].insert(&first, hash(&first), number(part, 0));
+    space.parts[part].insert(&first, hash(&first), Origin::from(number(part, 0), Most::default()));
     let mut done = [0; PARTS];
     let mut desk = Desk {
         shares: (0..limits.threads.max(1)).map(|_| Share::default()).collect(),
@@ -155,8 +175,9 @@ pub(super) fn search(
         if level.is_empty() {
             return Ok(space);
         }
-        for (done, part) in done.iter_mut().zip(&space.parts) {
+        for (done, part) in done.iter_mut().zip(&mut space.parts) {
             *done = part.len();
+            part.told = part.len();
         }
         space.levels.push(done.map(|states| states as u32));
         for block in level.chunks(BLOCK) {
@@ -268,14 +289,24 @@ fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32], share: &mut Sha
     let words = model.layout.words();
     let mut record = vec![0; words + 2];
     for &parent in parents {
-        record[words + 1] = u64::from(parent);
+        let most = space.most(parent);
         let world = model.layout.unpack(space.state(parent));
         if let Some(kind) = model.wrong(&world) {
             share.found = Some(Found { kind, state: parent, choice: None });
             return;
         }
         let (mut moves, mut certain, mut wrong) = (0, 0, None);
+        let mut edges_of = [0; MOST_AGENTS];
         model.moves(&world, &mut |it| {
+            if let Move::Agent(agent) = it {
+                edges_of[usize::from(agent)] = share.edges.len();
+                if let Some(twin) = model.twin(&world, usize::from(agent)) {
+                    share.edges.push(Edge::Again((share.edges.len() - edges_of[twin]) as u32));
+                    moves += 1;
+                    certain += usize::from(!it.optional(&world));
+                    return;
+                }
+            }
             let mut next = world;
             let outcome = model.apply(&mut next, &memory, it, &mut Unwatched);
             if let (Some(kind), None) = (outcome.violation, wrong) {
@@ -283,12 +314,13 @@ fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32], share: &mut Sha
             }
             moves += 1;
             certain += usize::from(!it.optional(&world));
-            model.canonical(&mut next);
+            model.canonical_after(&world, &mut next);
             model.layout.pack(&next, &mut record[..words]);
             record[words] = hash(&record[..words]);
-            let part = part_of(record[words]);
+            let (part, bits) = (part_of(record[words]), bits_of(outcome));
+            record[words + 1] = Origin::from(parent, after(most, bits)).into_bits();
             share.out[part].extend_from_slice(&record);
-            share.edges.push((part as u8, bits_of(outcome)));
+            share.edges.push(Edge::To(part as u8, bits));
         });
         share.degrees.push(moves as u8);
         if let Some((kind, choice)) = wrong {
@@ -305,6 +337,15 @@ fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32], share: &mut Sha
         if model.owed(&world) && model.agents_rest(&world) {
             share.owed.push(parent);
         }
+    }
+}
+
+/// The most that can have happened behind an edge.
+pub(super) const fn after(most: Most, edge: u32) -> Most {
+    Most {
+        notifications: most.notifications.saturating_add((edge & SPURIOUS_NOTIFICATION != 0) as u8),
+        wakeups: most.wakeups.saturating_add((edge & SPURIOUS_WAKEUP != 0) as u8),
+        news: false,
     }
 }
 

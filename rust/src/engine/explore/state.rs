@@ -387,14 +387,17 @@ impl Layout {
     #[inline]
     pub(super) fn pack(&self, world: &World, words: &mut [u64]) {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let (pcpus, _) = world.pcpus.as_chunks::<2>();
-        let (agents, _) = world.agents.as_chunks::<2>();
-        let packed = std::iter::once(world.global.into_bits())
-            .chain(world.vcpus[..self.vcpus].iter().map(|vcpu| vcpu.into_bits()))
-            .chain(pcpus[..self.pcpus.div_ceil(2)].iter().map(|[low, high]| pair(low.into_bits(), high.into_bits())))
-            .chain(agents[..self.agents.div_ceil(2)].iter().map(|[low, high]| pair(low.into_bits(), high.into_bits())));
-        for (word, value) in words.iter_mut().zip(packed) {
-            *word = value;
+        let mut words = words.iter_mut();
+        let mut put = |value: u64| words.next().into_iter().for_each(|word| *word = value);
+        put(world.global.into_bits());
+        for vcpu in &world.vcpus[..self.vcpus] {
+            put(vcpu.into_bits());
+        }
+        for pcpus in &world.pcpus.as_chunks::<2>().0[..self.pcpus.div_ceil(2)] {
+            put(pair(pcpus[0].into_bits(), pcpus[1].into_bits()));
+        }
+        for agents in &world.agents.as_chunks::<2>().0[..self.agents.div_ceil(2)] {
+            put(pair(agents[0].into_bits(), agents[1].into_bits()));
         }
     }
 

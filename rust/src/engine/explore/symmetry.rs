@@ -2,13 +2,14 @@
 //! the same but for that, one is kept.
 
 use super::bounds::{Bounds, MOST_AGENTS};
-use super::state::World;
+use super::state::{VcpuState, World};
 use std::cmp::Ordering;
 
-/// For each agent, the next one that is like it.
+/// For each agent, the next one that is like it, and the one before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Alike {
     next: [Option<u8>; MOST_AGENTS],
+    before: [Option<u8>; MOST_AGENTS],
     /// Behind the last one that has another like it behind itself.
     last: usize,
 }
@@ -23,7 +24,18 @@ impl Alike {
         let next = std::array::from_fn(|agent| {
             (agent + 1..agents).find(|&other| agent < agents && kind(other) == kind(agent)).map(|other| other as u8)
         });
-        Self { next, last: next.iter().rposition(Option::is_some).map_or(0, |last| last + 1) }
+        let before = std::array::from_fn(|agent| {
+            (0..agent).rfind(|&other| agent < agents && kind(other) == kind(agent)).map(|other| other as u8)
+        });
+        Self { next, before, last: next.iter().rposition(Option::is_some).map_or(0, |last| last + 1) }
+    }
+
+    /// An agent before this one, alike and in the same state, if `world` is sorted.
+    #[inline]
+    pub(super) fn twin(&self, world: &World, agent: usize) -> Option<usize> {
+        let before = usize::from(self.before[agent]?);
+        let same = world.agents[before] == world.agents[agent] && posted(world, before) == posted(world, agent);
+        same.then_some(before)
     }
 
     /// Sorts agents that are alike.
@@ -50,16 +62,26 @@ impl Alike {
 #[inline]
 fn in_order(world: &World, low: usize, high: usize) -> bool {
     let own = |agent: usize| world.agents[agent].into_bits();
-    // Each agent posts to one vCPU, so its bit is set in one PIR at most.
-    let posted = |agent: usize| {
-        let (pir, virr) = world.vcpus.iter().fold((0, 0), |bits, vcpu| (bits.0 | vcpu.pir(), bits.1 | vcpu.virr()));
-        (pir >> agent & 1, virr >> agent & 1)
-    };
     match own(low).cmp(&own(high)) {
         Ordering::Less => true,
         Ordering::Greater => false,
-        Ordering::Equal => posted(low) <= posted(high),
+        Ordering::Equal => posted(world, low) <= posted(world, high),
     }
+}
+
+/// Whether agents, and where their vectors are, are the same in both: then one is sorted if the other is.
+#[inline]
+pub(super) fn same_posters(one: &World, other: &World) -> bool {
+    let vectors = |vcpu: VcpuState| VcpuState::new().with_pir(vcpu.pir()).with_virr(vcpu.virr());
+    one.agents == other.agents
+        && one.vcpus.iter().zip(&other.vcpus).all(|(&one, &other)| vectors(one) == vectors(other))
+}
+
+/// Whether an agent's vector is in PIR, and in VIRR. It posts to one vCPU, so it is in those of one at most.
+#[inline]
+fn posted(world: &World, agent: usize) -> (bool, bool) {
+    let any = VcpuState::from_bits(world.vcpus.iter().fold(0, |bits, vcpu| bits | vcpu.into_bits()));
+    (any.pir() >> agent & 1 != 0, any.virr() >> agent & 1 != 0)
 }
 
 fn swap(world: &mut World, low: usize, high: usize) {

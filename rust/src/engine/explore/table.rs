@@ -1,6 +1,7 @@
 //! The states that were seen, a part of them: a hash table of numbers over a flat array of words.
 
 use crate::memory::prefetch;
+use bitfield_struct::bitfield;
 
 /// A slot: the state's index in the low bits, some bits of its hash above. Empty is all ones.
 const INDEX_BITS: u32 = 26;
@@ -24,6 +25,49 @@ pub(super) fn hash(words: &[u64]) -> u64 {
     (mixed as u64) ^ ((mixed >> 64) as u64)
 }
 
+/// The most that can have happened before a state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Most {
+    /// Notifications that came for nothing.
+    pub(super) notifications: u8,
+    /// Wake-ups for nothing.
+    pub(super) wakeups: u8,
+    /// Those behind it do not know yet.
+    pub(super) news: bool,
+}
+
+impl Most {
+    /// Takes over what is more in `other`. Returns whether anything is.
+    #[inline]
+    pub(super) fn hear(&mut self, other: Self) -> bool {
+        let more = other.notifications > self.notifications || other.wakeups > self.wakeups;
+        self.notifications = self.notifications.max(other.notifications);
+        self.wakeups = self.wakeups.max(other.wakeups);
+        more
+    }
+}
+
+/// How a state was reached.
+#[bitfield(u64)]
+pub(super) struct Origin {
+    /// The number of the state before it.
+    pub(super) parent: u32,
+    notifications: u8,
+    wakeups: u8,
+    reserved: u16,
+}
+
+impl Origin {
+    /// From `parent`, when this can have happened.
+    pub(super) fn from(parent: u32, most: Most) -> Self {
+        Self::new().with_parent(parent).with_notifications(most.notifications).with_wakeups(most.wakeups)
+    }
+
+    const fn most(self) -> Most {
+        Most { notifications: self.notifications(), wakeups: self.wakeups(), news: false }
+    }
+}
+
 /// A part of the states.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -33,6 +77,10 @@ pub(super) struct Part {
     states: Vec<Vec<u64>>,
     /// Numbers of the states that they were reached from first.
     parents: Vec<u32>,
+    /// What can have happened before them, by the ways that were found.
+    pub(super) most: Vec<Most>,
+    /// The first that have told those behind them.
+    pub(super) told: usize,
     /// How many moves each state has, in order of index.
     pub(super) degrees: Vec<u8>,
     /// Where they lead, in the same order.
@@ -46,6 +94,8 @@ impl Part {
             slots: vec![EMPTY; 1 << 10],
             states: Vec::new(),
             parents: Vec::new(),
+            most: Vec::new(),
+            told: 0,
             degrees: Vec::new(),
             edges: Vec::new(),
         }
@@ -65,7 +115,7 @@ impl Part {
         self.parents[index]
     }
 
-    /// The indices of states, each with its hash and its parent behind it; new ones come last.
+    /// The indices of states, each with its hash and its origin behind it; new ones come last.
     ///
     /// Most of the time would go to waiting for memory: slots are asked for well ahead, then states.
     pub(super) fn insert_all(&mut self, records: &[u64], mut each: impl FnMut(usize)) {
@@ -82,7 +132,7 @@ impl Part {
         for (number, record) in records.chunks_exact(length).enumerate() {
             self.ask_for_slot(hash_of(number + 2 * AHEAD));
             self.ask_for_state(hash_of(number + AHEAD));
-            each(self.insert(&record[..words], record[words], record[words + 1] as u32));
+            each(self.insert(&record[..words], record[words], Origin::from_bits(record[words + 1])));
         }
     }
 
@@ -101,7 +151,9 @@ impl Part {
         let mut at = hash as usize & mask;
         while self.slots[at] != EMPTY {
             if self.slots[at] & !INDEX_MASK == tag {
-                let state = self.state((self.slots[at] & INDEX_MASK) as usize);
+                let index = (self.slots[at] & INDEX_MASK) as usize;
+                let state = self.state(index);
+                prefetch(&self.most, index);
                 prefetch(state, 0);
                 prefetch(state, self.words - 1);
                 return;
@@ -112,7 +164,7 @@ impl Part {
 
     /// The index of a state; a new one comes last.
     #[inline]
-    pub(super) fn insert(&mut self, state: &[u64], hash: u64, parent: u32) -> usize {
+    pub(super) fn insert(&mut self, state: &[u64], hash: u64, origin: Origin) -> usize {
         if self.len() * 4 >= self.slots.len() * 3 {
             self.grow();
         }
@@ -126,6 +178,8 @@ impl Part {
             }
             let index = (slot & INDEX_MASK) as usize;
             if slot & !INDEX_MASK == tag && same(self.state(index), state) {
+                let most = &mut self.most[index];
+                most.news |= most.hear(origin.most()) && index < self.told;
                 return index;
             }
             at = (at + 1) & mask;
@@ -136,28 +190,37 @@ impl Part {
             self.states.push(Vec::with_capacity(CHUNK * self.words));
         }
         self.states[index / CHUNK].extend_from_slice(state);
-        self.parents.push(parent);
+        self.parents.push(origin.parent());
+        self.most.push(origin.most());
         index
     }
 
     #[cold]
     fn grow(&mut self) {
+        const TOGETHER: usize = 32;
         let mut slots = vec![EMPTY; self.slots.len() * 2];
         let mask = slots.len() - 1;
-        for index in 0..self.len() {
-            let hash = hash(self.state(index));
-            let mut at = hash as usize & mask;
-            while slots[at] != EMPTY {
-                at = (at + 1) & mask;
+        let mut hashes = [0; TOGETHER];
+        for first in (0..self.len()).step_by(TOGETHER) {
+            let indices = first..self.len().min(first + TOGETHER);
+            for (kept, index) in hashes.iter_mut().zip(indices.clone()) {
+                *kept = hash(self.state(index));
+                prefetch(&slots, *kept as usize & mask);
             }
-            slots[at] = tag_of(hash) | index as u32;
+            for (&hash, index) in hashes.iter().zip(indices) {
+                let mut at = hash as usize & mask;
+                while slots[at] != EMPTY {
+                    at = (at + 1) & mask;
+                }
+                slots[at] = tag_of(hash) | index as u32;
+            }
         }
         self.slots = slots;
     }
 
     /// Bytes of the states, and of what is kept about each; the hash table's own slots are not among them.
     pub(super) fn bytes(&self) -> usize {
-        self.len() * self.words * 8 + self.parents.len() * 4 + self.degrees.len() + self.edges.len() * 4
+        self.len() * (self.words * 8 + 4 + size_of::<Most>()) + self.degrees.len() + self.edges.len() * 4
     }
 
     /// Bytes that are allocated.
@@ -165,6 +228,7 @@ impl Part {
         self.slots.capacity() * 4
             + self.states.len() * CHUNK * self.words * 8
             + self.parents.capacity() * 4
+            + self.most.capacity() * size_of::<Most>()
             + self.degrees.capacity()
             + self.edges.capacity() * 4
     }

@@ -1,5 +1,9 @@
 //! Verdicts of the shipped policies and of what is left when a line of them is missing.
 
+use super::graph::worst_case;
+use super::memory::Scratch;
+use super::model::Unwatched;
+use super::search::{SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, place, search};
 use super::*;
 use crate::hypervisor::policy::Policy;
 
@@ -258,4 +262,71 @@ fn bounds_and_routines_are_asked_for() {
         let why_not = refused(&strange, SMALL);
         assert!(why_not.contains(why), "{why_not}");
     }
+}
+
+/// Every state of a small model in which senders are told apart by their number only.
+fn space_of(model: &Model<'_>) -> Space {
+    search(model, &limits(1), &mut || true).unwrap()
+}
+
+const THREE_SENDERS: Bounds = Bounds { senders: 3, software: 0, preemptions: 1, migrations: 0, ..SMALL };
+
+#[test]
+fn twins_move_to_the_same_state() {
+    let policy = Policy::parse(KVM).unwrap();
+    let model = Model::new(&policy, &THREE_SENDERS).unwrap();
+    let (space, memory) = (space_of(&model), Scratch::new(model.senders()));
+    let after = |world: &World, it: Move| {
+        let mut next = *world;
+        let outcome = model.apply(&mut next, &memory, it, &mut Unwatched);
+        model.canonical(&mut next);
+        (next, outcome, it.optional(world))
+    };
+    let mut twins = 0;
+    for part in &space.parts {
+        for world in (0..part.len()).map(|index| model.layout.unpack(part.state(index))) {
+            for it in model.moves_of(&world) {
+                if let Move::Agent(agent) = it
+                    && let Some(twin) = model.twin(&world, usize::from(agent))
+                {
+                    assert_eq!(after(&world, it), after(&world, Move::Agent(twin as u8)));
+                    twins += 1;
+                }
+            }
+        }
+    }
+    assert!(twins * 20 > space.edges(), "{twins} of {} edges", space.edges());
+}
+
+/// The worst case, by handing on along every edge until nothing changes.
+#[test]
+fn the_worst_case_is_that_of_all_paths() {
+    let policy = Policy::parse(KVM).unwrap();
+    let model = Model::new(&policy, &THREE_SENDERS).unwrap();
+    let mut space = space_of(&model);
+    let mut most: Vec<Vec<(u32, u32)>> = space.parts.iter().map(|part| vec![(0, 0); part.len()]).collect();
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for (at, part) in space.parts.iter().enumerate() {
+            let mut edges = part.edges.iter();
+            for (index, &degree) in part.degrees.iter().enumerate() {
+                let here = most[at][index];
+                for &edge in edges.by_ref().take(degree.into()) {
+                    let (to, index) = place(edge);
+                    let there = &mut most[to][index];
+                    let more = (
+                        there.0.max(here.0 + u32::from(edge & SPURIOUS_NOTIFICATION != 0)),
+                        there.1.max(here.1 + u32::from(edge & SPURIOUS_WAKEUP != 0)),
+                    );
+                    changed |= more != *there;
+                    *there = more;
+                }
+            }
+        }
+    }
+    let worst = most.iter().flatten().fold((0, 0), |worst, one| (worst.0.max(one.0), worst.1.max(one.1)));
+    assert!(worst.0 > 0 && worst.1 > 0);
+    let expected = WorstCase { spurious_notifications: Some(worst.0), spurious_wakeups: Some(worst.1) };
+    assert_eq!(worst_case(&mut space), expected);
 }
