@@ -66,6 +66,10 @@ format: lint-prerequisites $(VENV)/developed ## put both languages into shape
 bench: prerequisites ## criterion's benchmarks
 	cargo bench --locked
 
+.PHONY: instructions
+instructions: build ## instructions per operation against benches/instructions.toml, UPDATE=1 to write it anew
+	$(BIN)/python tools/instructions.py $(if $(UPDATE),--update)
+
 .PHONY: conformance
 conformance: $(VENV)/developed build ## every case of every table against the executable specification; docs/conformance.md
 	PYTHONPATH=tests $(BIN)/python -m conformance

@@ -13,7 +13,7 @@ from conftest import Shell
 from ipivrs import _core, check_command
 from ipivrs.check_report import KINDS
 from ipivrs.cli import app
-from ipivrs.collection import HOLDS
+from ipivrs.entries import HOLDS
 from ipivrs.policies import shipped
 
 ENTRIES = {entry.name: entry for entry in ipivrs.collection()}

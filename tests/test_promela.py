@@ -12,7 +12,7 @@ import pytest
 
 from ipivrs import _core, variants
 from ipivrs.bounds import Bounds
-from ipivrs.collection import collection
+from ipivrs.entries import collection
 from ipivrs.policies import shipped
 from ipivrs.promela import LIVELOCK_OPTIONS, PROPERTIES, SAFETY_OPTIONS, export
 

@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -84,3 +86,23 @@ def test_driving_by_hand() -> None:
     assert (vm.vcpu(1).isr, vm.vcpu(1).descriptor.on) == ([0xFB], False)
     assert vm.vcpu(1).eoi().virtualized
     assert vm.vcpu(1).isr == []
+
+
+def test_what_is_imported_later_is_there_and_no_modules_name() -> None:
+    """A module of a name's own name would take its place in the package once it is imported."""
+    later = set(ipivrs._LATER)  # noqa: SLF001 (the table is what is tested)
+    assert later < set(ipivrs.__all__)
+    assert set(dir(ipivrs)) >= set(ipivrs.__all__)
+    package = Path(inspect.getfile(ipivrs)).parent
+    assert not [name for name in ipivrs.__all__ if (package / f"{name}.py").exists()]
+    with pytest.raises(AttributeError, match="has no attribute 'chek'"):
+        getattr(ipivrs, "chek")  # noqa: B009 (type checkers know that there is none)
+
+
+def test_importing_ipivrs_imports_neither_pydantic_nor_typer_nor_rich() -> None:
+    code = "import sys, ipivrs; print(sorted({'pydantic', 'typer', 'rich', 'numpy'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == "[]\n"
+    code = "import sys, ipivrs; ipivrs.Vm().vcpu(0).wrmsr(0x830, 1 << 32 | 0xFB); print('pydantic' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == "False\n"

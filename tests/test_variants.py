@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipivrs import _core
-from ipivrs.collection import collection
+from ipivrs.entries import collection
 from ipivrs.policies import shipped
 from ipivrs.policy_text import PolicyTextError, routines, tokens_of, words
 from ipivrs.variants import Mutation, VariantError, mutations, replaced, swapped, without

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ipivrs import _core
 from ipivrs.bounds import Bounds
-from ipivrs.collection import HOLDS, collection
+from ipivrs.entries import HOLDS, collection
 from ipivrs.policies import shipped
 from ipivrs.promela import LIVELOCK_OPTIONS, SAFETY_OPTIONS, export
 from ipivrs.variants import mutations

@@ -21,6 +21,9 @@ vm.vcpu(0).wrmsr(0x830, 1 << 32 | 0xFB)
 vm.vcpu(1).descriptor
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ipivrs._core import (
     CLAUSES,
     NOTIFICATIONS,
@@ -35,21 +38,23 @@ from ipivrs._core import (
     build_info,
     compose_icr,
 )
-from ipivrs.bounds import Bounds, BoundsError
-from ipivrs.collection import Entry, collection
-from ipivrs.grid import Grid, SweepError
-from ipivrs.icr import explain
-from ipivrs.laboratory import CheckResult, check
-from ipivrs.policies import PolicyError
-from ipivrs.profiles import Cost, Profile, ProfileError
-from ipivrs.program import Program
-from ipivrs.results import IPI_DTYPE, RunResult
-from ipivrs.running import run
-from ipivrs.scenario import VM, Chaos, Device, Group, Handler, Host, Processor, Scenario
-from ipivrs.scenario_text import ScenarioError
-from ipivrs.simulation import ScenarioResult
-from ipivrs.sweeping import SweepResult, sweep
-from ipivrs.variants import VariantError
+
+if TYPE_CHECKING:
+    from ipivrs.bounds import Bounds, BoundsError
+    from ipivrs.entries import Entry, collection
+    from ipivrs.grid import Grid, SweepError
+    from ipivrs.icr import explain
+    from ipivrs.laboratory import CheckResult, check
+    from ipivrs.policies import PolicyError
+    from ipivrs.profiles import Cost, Profile, ProfileError
+    from ipivrs.program import Program
+    from ipivrs.results import IPI_DTYPE, RunResult
+    from ipivrs.running import run
+    from ipivrs.scenario import VM, Chaos, Device, Group, Handler, Host, Processor, Scenario
+    from ipivrs.scenario_text import ScenarioError
+    from ipivrs.simulation import ScenarioResult
+    from ipivrs.sweeping import SweepResult, sweep
+    from ipivrs.variants import VariantError
 
 __all__ = [
     "CLAUSES",
@@ -95,3 +100,52 @@ __all__ = [
     "run",
     "sweep",
 ]
+
+# The modules behind the other names are imported when one of theirs is first used: a program that drives a `Vm` does
+# not wait for what scenarios need.
+_LATER = {
+    "Bounds": "bounds",
+    "BoundsError": "bounds",
+    "Entry": "entries",
+    "collection": "entries",
+    "Grid": "grid",
+    "SweepError": "grid",
+    "explain": "icr",
+    "CheckResult": "laboratory",
+    "check": "laboratory",
+    "PolicyError": "policies",
+    "Cost": "profiles",
+    "Profile": "profiles",
+    "ProfileError": "profiles",
+    "Program": "program",
+    "IPI_DTYPE": "results",
+    "RunResult": "results",
+    "run": "running",
+    "VM": "scenario",
+    "Chaos": "scenario",
+    "Device": "scenario",
+    "Group": "scenario",
+    "Handler": "scenario",
+    "Host": "scenario",
+    "Processor": "scenario",
+    "Scenario": "scenario",
+    "ScenarioError": "scenario_text",
+    "ScenarioResult": "simulation",
+    "SweepResult": "sweeping",
+    "sweep": "sweeping",
+    "VariantError": "variants",
+}
+
+
+if not TYPE_CHECKING:  # or type checkers would take every name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

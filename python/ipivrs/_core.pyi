@@ -24,7 +24,9 @@ __all__ = [
     "check",
     "compose_icr",
     "cost_names",
+    "count",
     "explain",
+    "measure",
     "policy_steps",
     "read_policy",
     "read_toml",
@@ -33,6 +35,7 @@ __all__ = [
     "run_in_virtual_time",
     "run_scenario",
     "run_scenario_in_virtual_time",
+    "time_wrmsr",
 ]
 
 CLAUSES: list[str]
@@ -127,8 +130,11 @@ def run_scenario_in_virtual_time(
     log: int = 0,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> ScenarioResult: ...
+def time_wrmsr(vcpu: Vcpu, msr: int, values: NDArray[np.uint64]) -> float: ...
 def cost_names() -> list[tuple[str, int, str]]: ...
 def read_policy(text: str) -> tuple[str, str]: ...
+def count(path: str, policy: str, costs: str) -> int: ...
+def measure(path: str, policy: str, costs: str) -> tuple[float, float | None, float | None]: ...
 def policy_steps(text: str) -> str: ...
 def check(
     policy: str,

@@ -14,6 +14,7 @@ from ipivrs.options import BadInputError, refusals_are_bad_input
 from ipivrs.profiles import Profile
 from ipivrs.published import Comparison
 from ipivrs.sections import section, table
+from ipivrs.speed_command import bench_speed
 from ipivrs.terminal import show, show_json
 
 bench = typer.Typer(help="Measurements, and what ipivrs says about them.", rich_markup_mode=None)
@@ -29,6 +30,9 @@ _FITTED = "mmio_write,notification_flight,exit_msr_icr,exit_apic_write"
 @bench.callback()
 def _bench() -> None:
     """Measurements, and what ipivrs says about them."""
+
+
+bench.command("speed")(bench_speed)
 
 
 @bench.command("published")

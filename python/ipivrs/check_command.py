@@ -14,7 +14,7 @@ import typer
 from ipivrs import _core, check_report, completion, promela, replays
 from ipivrs.bars import steps, watching
 from ipivrs.bounds import RANGES, MemoryModel, option
-from ipivrs.collection import HOLDS, Entry, collection
+from ipivrs.entries import HOLDS, Entry, collection
 from ipivrs.laboratory import CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
 from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input

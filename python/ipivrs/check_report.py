@@ -7,8 +7,8 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ipivrs.collection import HOLDS, Entry
 from ipivrs.drawing import drawn
+from ipivrs.entries import HOLDS, Entry
 from ipivrs.laboratory import CheckResult
 from ipivrs.mutation import Mutant, runs
 from ipivrs.policy_text import routines

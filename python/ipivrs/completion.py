@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import get_args
 
 from ipivrs import grid, policies, profiles, published
-from ipivrs.collection import collection
+from ipivrs.entries import collection
 
 Completion = Callable[[str], list[str]]
 """Takes what is there of a word, gives the words that it may become."""

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, cast
 
 from ipivrs import __version__, _core, notebook, variants
 from ipivrs.bounds import Bounds, MemoryModel
-from ipivrs.collection import HOLDS, collection
+from ipivrs.entries import HOLDS, collection
 from ipivrs.frames import Column, Tabular
 from ipivrs.policies import find, parsed
 from ipivrs.progress import Progress

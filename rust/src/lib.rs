@@ -15,6 +15,7 @@
 //! | [`intake`] | recordings in: perf.data, perf script, ftrace and trace-cmd text |
 //! | [`replay`] | a recording as programs for vCPUs, run on the threads engine |
 //! | [`targets`] | whom the interrupts of a recording mean |
+//! | [`measure`] | how fast it is: each path beside its floor |
 //! | `python` | the Python face; only with the feature `python` |
 //!
 //! Section numbers are those of the Intel SDM, 2023 edition, beside each section's title.
@@ -24,6 +25,7 @@ pub mod engine;
 pub mod guest;
 pub mod hypervisor;
 pub mod intake;
+pub mod measure;
 pub mod memory;
 pub mod processor;
 #[cfg(feature = "python")]

@@ -78,6 +78,8 @@ impl<W: Word> NonRoot<'_, W> {
     }
 
     /// A write to the APIC-access page, and APIC-write emulation after it. (30.4.3)
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     pub fn mmio_write(&mut self, access: Access, value: u64) -> Outcome {
         if !self.vp.controls.apic_accesses {
             return Outcome::NotVirtualized(Clause::AccessNotVirtualized);
@@ -140,7 +142,8 @@ impl<W: Word> NonRoot<'_, W> {
 
     /// APIC-write emulation, after the data is in the virtual-APIC page: 080H, 0B0H, 300H, 310H-313H, any other offset.
     /// (30.4.3.2)
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     fn apic_write_emulation(&mut self, offset: u16) -> Outcome {
         let register = ApicRegister::containing(offset);
         if register == ApicRegister::ICR_HIGH {

@@ -13,7 +13,8 @@ impl<W: Word> NonRoot<'_, W> {
     /// IPI virtualization of vector V for virtual APIC ID T. (30.1.6)
     ///
     /// Steps 4 and 5 are two atomic acts: another agent may act between them.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     pub(super) fn ipi_virtualization(&mut self, vector: u8, apic_id: u32) -> Outcome {
         // Step 1.
         if vector < vector::FIRST_LEGAL {
@@ -49,6 +50,8 @@ impl<W: Word> NonRoot<'_, W> {
 
     /// APIC-write emulation of a write to ICR_LO, 300H. Step 1 is the self-IPI rule, step 2 the IPI rule, step 3 the
     /// exit; the two rules exclude each other. (30.4.3.2)
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     pub(super) fn icr_low_written(&mut self) -> Outcome {
         let icr = self.apic.icr_xapic();
         let controls = self.vp.controls;
@@ -63,7 +66,8 @@ impl<W: Word> NonRoot<'_, W> {
     }
 
     /// The value of the ICR is in the virtual-APIC page already: IPI rule, else an exit. (30.5)
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     pub(super) fn x2apic_icr_written(&mut self, icr: Icr) -> Outcome {
         // The control is 1: its value would else have gone to the physical local APIC.
         if IcrRule::X2ApicIpi.satisfied(icr.low, true) {
@@ -75,6 +79,7 @@ impl<W: Word> NonRoot<'_, W> {
 
     /// APIC-write exit for a write of the ICR: trap-like, qualification 300H. (30.1.6, 30.5, 30.4.3.3)
     #[cold]
+    #[inline(never)]
     fn icr_exit(&mut self, clause: Clause) -> Outcome {
         self.apic_write_exit(ApicRegister::ICR_LOW.offset(), clause)
     }

@@ -14,7 +14,9 @@ impl<W: Word> NonRoot<'_, W> {
     /// WRMSR of `value` (EDX:EAX) to `msr` (ECX). (30.5)
     ///
     /// MSRs outside 800H-8FFH that the bitmap lets through are [`Outcome::NotVirtualized`].
-    #[inline]
+    // An outcome that is written field by field and read back whole stalls the processor: it is to stay in registers.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "a third of a coalesced post")]
     pub fn wrmsr(&mut self, msr: u32, value: u64) -> Outcome {
         if self.intercepted(msr, true) {
             return Outcome::Exit(self.msr_exit(ExitReason::MsrWrite));
@@ -61,8 +63,8 @@ impl<W: Word> NonRoot<'_, W> {
     }
 
     /// WRMSR 830H, the ICR. (30.5)
-    // Its own function, so that `wrmsr` of a known MSR stays small enough to be inlined where it is called.
-    #[inline(never)]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     fn write_icr(&mut self, value: u64) -> Outcome {
         if !self.vp.controls.ipi {
             return Outcome::NotVirtualized(Clause::X2ApicIpi(IcrCondition::Control));

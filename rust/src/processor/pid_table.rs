@@ -54,6 +54,7 @@ pub fn lookup<W: Word>(
 
 /// An exit; or a violation where the line holds a table's end and the entry lies behind it.
 #[cold]
+#[inline(never)]
 fn not_usable<W: Word>(memory: &PhysicalMemory<W>, apic_id: u32, address: u64, beyond_width: bool) -> Miss {
     match memory.owner_of(address) {
         _ if beyond_width => Miss::Exit(Clause::EntryBeyondWidth),

@@ -64,15 +64,18 @@ pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>, merged: &mut [u
     all
 }
 
-/// How many bits are set. Mostly none or one, and counting more takes many instructions where there is no POPCNT.
+/// How many bits are set, of which there are some. Mostly it is one.
 #[inline]
 #[allow(clippy::manual_is_power_of_two, reason = "is_power_of_two counts the bits")]
 fn count(bits: u64) -> u32 {
-    match bits {
-        0 => 0,
-        _ if bits & (bits - 1) == 0 => 1,
-        _ => bits.count_ones(),
-    }
+    if bits & (bits - 1) == 0 { 1 } else { count_many(bits) }
+}
+
+/// Out of the way: counting takes many instructions where there is no POPCNT.
+#[cold]
+#[inline(never)]
+const fn count_many(bits: u64) -> u32 {
+    bits.count_ones()
 }
 
 impl<W: Word> NonRoot<'_, W> {
@@ -117,8 +120,10 @@ impl<W: Word> NonRoot<'_, W> {
         // Step 5.
         let harvest = harvest(pid, self.apic, &mut self.vp.merged);
         // Step 6: RVI is left alone when PIR was empty.
-        if let Some(highest) = harvest.highest {
-            self.vp.vmcs.rvi = self.vp.vmcs.rvi.max(highest);
+        if let Some(highest) = harvest.highest
+            && highest > self.vp.vmcs.rvi
+        {
+            self.vp.vmcs.rvi = highest;
         }
         // Step 7.
         self.evaluate();

@@ -12,8 +12,27 @@ use std::collections::HashMap;
 /// Stands for "none" in signed columns.
 const NONE: i8 = -1;
 
+/// The position of each clause in `CLAUSES`. Most rows have the clause of the row before.
+struct Codes {
+    all: HashMap<Clause, u8>,
+    last: (Option<Clause>, u8),
+}
+
+impl Codes {
+    fn new() -> Self {
+        Self { all: Clause::all().zip(1..).collect(), last: (None, 0) }
+    }
+
+    fn of(&mut self, clause: Option<Clause>) -> u8 {
+        if clause != self.last.0 {
+            let code = clause.and_then(|clause| self.all.get(&clause).copied());
+            self.last = (clause, code.unwrap_or(0));
+        }
+        self.last.1
+    }
+}
+
 /// Columns of outcomes, a row for each write.
-#[derive(Default)]
 pub(super) struct Columns {
     outcome: Vec<u8>,
     clause: Vec<u8>,
@@ -23,20 +42,27 @@ pub(super) struct Columns {
     destination: Vec<i64>,
     coalesced: Vec<i8>,
     notification: Vec<i8>,
+    codes: Codes,
 }
 
 impl Columns {
-    pub(super) fn of(outcomes: &[Outcome]) -> Self {
-        let codes: HashMap<Clause, u8> = Clause::all().zip(1..).collect();
-        let code = |clause: Clause| codes.get(&clause).copied().unwrap_or(0);
-        let mut columns = Self::default();
-        for &outcome in outcomes {
-            columns.push(outcome, code);
+    /// Columns with room for `rows` rows.
+    pub(super) fn with_room(rows: usize) -> Self {
+        Self {
+            outcome: Vec::with_capacity(rows),
+            clause: Vec::with_capacity(rows),
+            reason: Vec::with_capacity(rows),
+            qualification: Vec::with_capacity(rows),
+            vector: Vec::with_capacity(rows),
+            destination: Vec::with_capacity(rows),
+            coalesced: Vec::with_capacity(rows),
+            notification: Vec::with_capacity(rows),
+            codes: Codes::new(),
         }
-        columns
     }
 
-    fn push(&mut self, outcome: Outcome, code: impl Fn(Clause) -> u8) {
+    /// One row more.
+    pub(super) fn push(&mut self, outcome: Outcome) {
         let (mut vector, mut destination, mut coalesced, mut notification) = (NONE.into(), NONE.into(), NONE, NONE);
         let (mut reason, mut qualification) = (0, 0);
         let (kind, clause) = match outcome {
@@ -59,7 +85,7 @@ impl Columns {
             Outcome::Violation(_) => (Kind::Violation, None),
         };
         self.outcome.push(kind as u8);
-        self.clause.push(clause.map_or(0, code));
+        self.clause.push(self.codes.of(clause));
         self.reason.push(reason);
         self.qualification.push(qualification);
         self.vector.push(vector);

@@ -6,6 +6,7 @@ mod caller;
 mod check;
 mod dicts;
 mod explain;
+mod measure;
 mod outcome;
 mod parse;
 mod policy;
@@ -34,6 +35,8 @@ mod _core {
     use super::check::{check, replay};
     #[pymodule_export]
     use super::explain::{Explanation, compose_icr, explain};
+    #[pymodule_export]
+    use super::measure::{count, measure, time_wrmsr};
     #[pymodule_export]
     use super::outcome::Outcome;
     #[pymodule_export]

@@ -6,11 +6,13 @@ use super::outcome::Outcome;
 use super::parse::{self, U8, U32, U64};
 use super::vm::SharedMachine;
 use crate::arch::{AccessKind, ApicRegister, Clause, PidControl, VmcsField};
+use crate::measure::clock;
 use crate::processor::{Access, ExternalInterrupt, VirtualApic, Width, vectors_of};
 use numpy::{AllowTypeChange, PyArrayLike1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use std::hint::black_box;
 
 /// One vCPU of a `Vm`, always in VMX non-root operation.
 #[pyclass(frozen, module = "ipivrs._core")]
@@ -22,6 +24,16 @@ pub(super) struct Vcpu {
 impl Vcpu {
     pub(super) const fn new(machine: SharedMachine, index: usize) -> Self {
         Self { machine, index }
+    }
+
+    /// Seconds that WRMSRs of `values` take.
+    pub(super) fn time_wrmsr(&self, msr: u32, values: impl Iterator<Item = u64>) -> f64 {
+        let mut machine = self.machine.lock();
+        let begin = clock();
+        for value in values {
+            let _ = black_box(machine.wrmsr(self.index, msr, value));
+        }
+        clock() - begin
     }
 
     fn bank(&self, bank: ApicRegister) -> Vec<u32> {
@@ -130,8 +142,11 @@ impl Vcpu {
         let values = values.as_array();
         py.detach(|| {
             let mut machine = self.machine.lock();
-            let outcomes: Vec<_> = values.iter().map(|&value| machine.wrmsr(self.index, msr.0, value)).collect();
-            Columns::of(&outcomes)
+            let mut columns = Columns::with_room(values.len());
+            for &value in values {
+                columns.push(machine.wrmsr(self.index, msr.0, value));
+            }
+            columns
         })
         .into_dict(py)
     }
@@ -153,8 +168,11 @@ impl Vcpu {
         let values = values.as_array();
         py.detach(|| {
             let mut machine = self.machine.lock();
-            let outcomes: Vec<_> = values.iter().map(|&value| machine.mmio_write(self.index, access, value)).collect();
-            Columns::of(&outcomes)
+            let mut columns = Columns::with_room(values.len());
+            for &value in values {
+                columns.push(machine.mmio_write(self.index, access, value));
+            }
+            columns
         })
         .into_dict(py)
     }

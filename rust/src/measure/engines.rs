@@ -1,0 +1,143 @@
+//! The other engines: IPIs a second in virtual time, states a second in the explorer, what a large VM costs.
+
+use super::{Figure, NotMeasured, clock, median};
+use crate::engine::explore::{self, Bounds, Limits, Model};
+use crate::engine::machine::MachineConfig;
+use crate::engine::virtual_time::{self, Costs, Options, VirtualRun};
+use crate::hypervisor::policy::Policy;
+use crate::scenario::Scenario;
+use serde_json::{Value, json};
+
+const PING_ROUNDS: u64 = 300_000;
+const STORM_IPIS: u64 = 500_000;
+/// vCPUs of a large storm, beside 64.
+const STORM_VCPUS: u32 = 4096;
+const LARGE_VCPUS: u32 = 65_536;
+const TIMES: usize = 3;
+
+fn reason(error: impl std::fmt::Display) -> NotMeasured {
+    NotMeasured(error.to_string())
+}
+
+/// A machine of one VM with KVM's usual set-up.
+fn machine(
+    policy: &str,
+    vcpus: u32,
+    pcpus: u32,
+    workload: &Value,
+    group: &Value,
+) -> Result<MachineConfig, NotMeasured> {
+    let scenario = json!({
+        "seed": 1,
+        "processor": {"model": "sapphire-rapids", "pinbased_ctls": null, "procbased_ctls": null,
+            "procbased_ctls2": null, "procbased_ctls3": null, "max_phys_addr_bits": null},
+        "host": {"pcpus": pcpus, "time_slice": 10_000, "apic": "x2apic", "enable_apicv": true, "enable_ipiv": true,
+            "apic_id_rewrite": "inhibit"},
+        "chaos": {"preempt": false, "migrate": false, "toggle_apicv": false, "hot_add": 0},
+        "vm": [{"vcpus": vcpus, "apic": "x2apic", "max_vcpu_ids": null, "last_index": null, "assigned_device": false,
+            "wait_for_sipi": false, "workload": workload, "group": group, "handler": []}],
+        "device": []
+    });
+    let policy = Policy::parse(policy).map_err(reason)?;
+    Scenario::from_json(&scenario.to_string()).map_err(reason)?.machine(policy).map_err(reason)
+}
+
+/// Seconds of a run, and its IPIs.
+pub(super) fn timed(config: &MachineConfig, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
+    let begin = clock();
+    let run: VirtualRun = virtual_time::run(config, Options { costs, cycles: None, log: 0, keep_going: &mut |_| true })
+        .map_err(reason)?;
+    let seconds = clock() - begin;
+    if let Some(violation) = run.machine.violations.first() {
+        return Err(reason(&violation.message));
+    }
+    let sent: u64 = run.machine.account.counts.fates.iter().sum();
+    Ok((seconds, sent as f64))
+}
+
+/// One vCPU sends to another and waits, so often.
+pub(super) fn ping_machine(policy: &str, rounds: u64) -> Result<MachineConfig, NotMeasured> {
+    machine(policy, 2, 2, &json!({"name": "ping", "rounds": rounds, "vector": 0xE0}), &json!([]))
+}
+
+/// Everyone to everyone, each vCPU so often and on a pCPU of its own.
+pub(super) fn storm_machine(policy: &str, vcpus: u32, rounds: u64) -> Result<MachineConfig, NotMeasured> {
+    let body = json!([{"op": "send", "vector": 0x41, "to": "random", "mode": "fixed", "logical": false},
+        {"op": "compute", "cycles": 1000}]);
+    let program = json!([{"op": "loop", "times": rounds, "body": body}]);
+    let numbers: Vec<u32> = (0..vcpus).collect();
+    machine(policy, vcpus, vcpus, &json!(null), &json!([{"vcpus": numbers, "program": program}]))
+}
+
+/// States of the policy with so many senders and one preemption, and the seconds in which one thread finds them.
+pub(super) fn explored(policy: &str, senders: u8) -> Result<(u64, f64), NotMeasured> {
+    let policy = Policy::parse(policy).map_err(reason)?;
+    let bounds = Bounds { senders, preemptions: 1, ..Bounds::default() };
+    let model = Model::new(&policy, &bounds).map_err(reason)?;
+    let limits = Limits { threads: 1, max_states: usize::MAX, max_bytes: usize::MAX };
+    let begin = clock();
+    let verdict = explore::check(&model, &limits, &mut |_| true).map_err(reason)?;
+    Ok((verdict.states as u64, clock() - begin))
+}
+
+/// IPIs a second in virtual time on one core, where one vCPU sends to another and waits.
+///
+/// # Errors
+/// The machine cannot be made.
+pub fn ping(policy: &str, costs: &Costs) -> Result<f64, NotMeasured> {
+    let config = ping_machine(policy, PING_ROUNDS)?;
+    let runs: Result<Vec<_>, _> = (0..TIMES).map(|_| timed(&config, costs)).collect();
+    Ok(median(runs?.into_iter().map(|(seconds, ipis)| ipis / seconds)))
+}
+
+/// Seconds of one IPI in a storm of 4096 vCPUs in virtual time, beside one in a storm of 64. The time that the machine's
+/// making takes is not in them.
+///
+/// # Errors
+/// The machine cannot be made.
+pub fn storm(policy: &str, costs: &Costs) -> Result<Figure, NotMeasured> {
+    let each = |vcpus: u32| {
+        let of = |rounds| timed(&storm_machine(policy, vcpus, rounds)?, costs);
+        let (few, many) = (of(1)?, of(1 + STORM_IPIS / u64::from(vcpus))?);
+        Ok((many.0 - few.0) / (many.1 - few.1))
+    };
+    let rounds: Result<Vec<_>, NotMeasured> = (0..TIMES).map(|_| Ok((each(64)?, each(STORM_VCPUS)?))).collect();
+    Ok(Figure::of_rounds(&rounds?))
+}
+
+/// States a second of the explorer on one core: the policy with two senders and one preemption.
+///
+/// # Errors
+/// The policy cannot be explored.
+pub fn explorer(policy: &str) -> Result<f64, NotMeasured> {
+    let runs: Result<Vec<_>, _> = (0..TIMES).map(|_| explored(policy, 2)).collect();
+    Ok(median(runs?.into_iter().map(|(states, seconds)| states as f64 / seconds)))
+}
+
+/// A VM of 65,536 vCPUs: seconds until all are about to run, and the bytes of memory touched for each.
+///
+/// # Errors
+/// The machine cannot be made, or this system does not tell how much memory a process has.
+pub fn large_vm(policy: &str, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
+    let workload = json!({"name": "ping", "rounds": 1, "vector": 0xE0});
+    let config = machine(policy, LARGE_VCPUS, 64, &workload, &json!([]))?;
+    let before = resident()?;
+    let begin = clock();
+    let mut made = None;
+    // Asked for the first time when all is built.
+    let mut keep_going = |_| {
+        made.get_or_insert_with(|| (clock() - begin, resident()));
+        false
+    };
+    virtual_time::run(&config, Options { costs, cycles: None, log: 0, keep_going: &mut keep_going }).map_err(reason)?;
+    let (seconds, after) = made.ok_or_else(|| NotMeasured("the machine did not begin to run".to_owned()))?;
+    Ok((seconds, (after? - before) / f64::from(LARGE_VCPUS)))
+}
+
+/// Bytes of this process in memory.
+fn resident() -> Result<f64, NotMeasured> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(reason)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map(|kib| kib * 1024.0).ok_or_else(|| NotMeasured("no VmRSS in /proc/self/status".to_owned()))
+}
