@@ -266,7 +266,7 @@ fn bounds_and_routines_are_asked_for() {
 
 /// Every state of a small model in which senders are told apart by their number only.
 fn space_of(model: &Model<'_>) -> Space {
-    search(model, &limits(1), &mut || true).unwrap()
+    search(model, &limits(1), &mut |_| true).unwrap()
 }
 
 const THREE_SENDERS: Bounds = Bounds { senders: 3, software: 0, preemptions: 1, migrations: 0, ..SMALL };
