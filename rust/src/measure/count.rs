@@ -16,7 +16,7 @@ fn counted(times: u64, mut work: impl FnMut() -> bool) -> Result<u64, NotMeasure
     if (0..times).all(|_| work()) { Ok(times) } else { Err(NotMeasured("the path was not taken".to_owned())) }
 }
 
-/// Takes a path, for its instructions to be counted within [`counted`]; returns how often it was taken there.
+/// Takes a path, for its instructions to be counted within `counted`; returns how often it was taken there.
 ///
 /// # Errors
 /// There is no such path, or it does something else than it should.
