@@ -81,7 +81,7 @@ check_rust() {
 can_link() {
     local directory fine=1
     directory=$(mktemp -d) || return 1
-    if echo 'fn main() {}' | rustc --crate-name probe -o "$directory/probe" - >/dev/null 2>&1; then fine=0; fi
+    if rustc --crate-name probe -o "$directory/probe" - <<<'fn main() {}' >/dev/null 2>&1; then fine=0; fi
     rm -rf "$directory"
     return "$fine"
 }

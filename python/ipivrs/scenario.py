@@ -102,7 +102,10 @@ class Hackbench(Table):
 
 
 class Storm(Table):
-    """Everyone to everyone at random; without `rounds` until the run ends."""
+    """Everyone to everyone at random; without `rounds` until the run ends.
+
+    With `halts` all vCPUs but the first also halt, until somebody interrupts them: vCPU 0 then sends the most.
+    """
 
     name: Literal["storm"] = "storm"
     rounds: Count | None = None
