@@ -35,6 +35,8 @@ build: $(VENV)/built ## .venv with a release build of ipivrs in it: .venv/bin/ip
 .PHONY: demo
 demo: build ## two recorded Linux boots side by side: which IPIs need no VM exit, and why not the others
 	@$(BIN)/ipivrs run $(DEMO)
+	@$(BIN)/ipivrs run $(firstword $(DEMO)) --report target/demo.html >/dev/null
+	@echo && echo 'The first of them, to look at: target/demo.html'
 
 .PHONY: test
 test: prerequisites $(VENV)/developed build ## cargo's tests, then pytest
