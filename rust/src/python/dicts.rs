@@ -1,6 +1,7 @@
 //! Values as plain dictionaries: what `as_dict` returns and `--json` prints.
 
 use crate::arch::{Exit, IcrLow, PidControl};
+use crate::record::Notifications;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -30,6 +31,16 @@ pub(super) fn exit(py: Python<'_>, exit: Exit) -> PyResult<Bound<'_, PyDict>> {
         "reason" => exit.reason.number(),
         "qualification" => exit.qualification,
         "name" => exit.reason.name(),
+    ))
+}
+
+/// What became of posted-interrupt notifications.
+pub(super) fn notifications(py: Python<'_>, counts: Notifications) -> PyResult<Bound<'_, PyDict>> {
+    Ok(dict!(py,
+        "sent" => counts.sent,
+        "suppressed" => counts.suppressed,
+        "coalesced" => counts.coalesced,
+        "spurious" => counts.spurious,
     ))
 }
 

@@ -1,7 +1,7 @@
 //! `run`: a recording through the emulated processor.
 
 use super::caller::Caller;
-use super::dicts::{dict, level_name};
+use super::dicts::{self, dict, level_name};
 use super::timed::Comparison;
 use super::{RecordingError, parse};
 use crate::arch::{ApicMode, Clause, IcrLow};
@@ -141,12 +141,7 @@ impl RunResult {
                 "pending" => ipis.pending,
             ),
             "exits" => exits(py, summary)?,
-            "notifications" => dict!(py,
-                "sent" => notifications.sent,
-                "suppressed" => notifications.suppressed,
-                "coalesced" => notifications.coalesced,
-                "spurious" => notifications.spurious,
-            ),
+            "notifications" => dicts::notifications(py, notifications)?,
             "violations" => violations(py, summary)?,
             "kinds" => kinds(py, summary)?,
             "engine" => engine,
@@ -359,7 +354,7 @@ fn kinds<'py>(py: Python<'py>, summary: &Summary) -> PyResult<Bound<'py, PyList>
             "destination_mode" => destination_mode.name(),
             "shorthand" => shorthand.name(),
             "level" => level_name(level_assert),
-            "trigger" => super::dicts::trigger_name(kind.trigger_level),
+            "trigger" => dicts::trigger_name(kind.trigger_level),
             "fate" => fate.name(),
             "clause" => clause.map(|clause| clause.to_string()),
             "condition" => clause.and_then(Clause::condition),

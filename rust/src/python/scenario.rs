@@ -1,7 +1,7 @@
 //! `run_scenario`: a machine of VMs and pCPUs, on threads or in virtual time.
 
 use super::caller::Caller;
-use super::dicts::dict;
+use super::dicts::{self, dict};
 use super::run::approximate;
 use crate::engine::machine::{MachineRun, VmResult};
 use crate::engine::scheduler::{self, Watch};
@@ -172,12 +172,7 @@ impl ScenarioResult {
             ),
             "exits" => self.exits(py)?,
             "faults" => self.faults(py)?,
-            "notifications" => dict!(py,
-                "sent" => notifications.sent,
-                "suppressed" => notifications.suppressed,
-                "coalesced" => notifications.coalesced,
-                "spurious" => notifications.spurious,
-            ),
+            "notifications" => dicts::notifications(py, notifications)?,
             "scheduling" => dict!(py,
                 "entries" => scheduling.entries,
                 "preemptions" => scheduling.preemptions,

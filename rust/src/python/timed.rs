@@ -1,7 +1,7 @@
 //! `run_in_virtual_time`: a recording in virtual time, with IPI virtualization and without it.
 
 use super::caller::Caller;
-use super::dicts::dict;
+use super::dicts::{self, dict};
 use super::parse;
 use super::run::{How, RunResult, options, read};
 use super::scenario::latency;
@@ -180,12 +180,7 @@ fn side<'py>(py: Python<'py>, side: &Side) -> PyResult<Bound<'py, PyDict>> {
         "exits" => cost.exits,
         "exit_cycles" => cost.exit_cycles,
         "cycles_per_ipi" => cost.per_ipi(),
-        "notifications" => dict!(py,
-            "sent" => notifications.sent,
-            "suppressed" => notifications.suppressed,
-            "coalesced" => notifications.coalesced,
-            "spurious" => notifications.spurious,
-        ),
+        "notifications" => dicts::notifications(py, notifications)?,
         "preemptions" => scheduling.preemptions,
         "blocks" => scheduling.blocks,
         "unfinished" => side.run.machine.unfinished,
