@@ -370,9 +370,11 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.calendar.set(self.clock(), time);
     }
 
-    /// Nobody but the clock would ever act.
+    /// Nobody but the clock would ever act, and no interrupt is on its way.
     fn calendar_has_only_the_clock(&self) -> bool {
-        self.next_of_timetable() == NEVER && (0..self.clock()).all(|actor| self.calendar.time(actor) == NEVER)
+        self.next_of_timetable() == NEVER
+            && self.calendar.arrival_time() == NEVER
+            && (0..self.clock()).all(|actor| self.calendar.time(actor) == NEVER)
     }
 
     /// Adds a vCPU to the first VM, where there are some to be added; finds vCPUs that sleep for ever.

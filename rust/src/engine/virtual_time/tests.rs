@@ -254,6 +254,18 @@ fn who_waits_for_nobody_is_a_stall() {
     assert_eq!(run.machine.unfinished, 1);
 }
 
+/// While both sides spin, nobody acts before an interrupt on its way arrives: that is not the end.
+#[test]
+fn an_interrupt_on_its_way_is_waited_for() {
+    let round = json!([{"op": "call", "to": {"vcpu": 1}, "vector": 0x41}, {"op": "await-calls"}]);
+    let vm = json!({
+        "group": [{"vcpus": [0], "program": [{"op": "loop", "times": 10_000, "body": round}, {"op": "signal", "signal": 0}]},
+                  {"vcpus": [1], "program": [{"op": "wait", "signal": 0, "count": 1}]}],
+        "handler": [{"vector": 0x41, "program": [{"op": "answer"}, {"op": "eoi"}]}]});
+    let run = fine(&machine(&vm, &json!({}), KVM), None);
+    assert_eq!((run.machine.unfinished, run.machine.account.counts.delivered), (0, 10_000));
+}
+
 #[test]
 fn endless_loops_end_when_they_are_told() {
     let run = fine(&machine(&storm(4, None, false), &json!({}), KVM), Some(3_000_000));
