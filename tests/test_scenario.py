@@ -161,6 +161,19 @@ def test_every_statement_does_something() -> None:
         assert result.as_dict()["unfinished"] == 0
 
 
+def test_a_vcpu_that_polls_is_called_without_an_ipi() -> None:
+    caller = ipivrs.Program().loop(100, ipivrs.Program().call(0xFB, to=1).await_calls().compute(1000))
+    idle = ipivrs.Program().loop("forever", ipivrs.Program().poll().answer())
+    handler = ipivrs.Handler(vector=0xFB, program=ipivrs.Program().answer().eoi())
+    groups = [ipivrs.Group(vcpus=[0], program=caller), ipivrs.Group(vcpus=[1], program=idle)]
+    scenario = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=2, group=groups, handler=[handler])])
+    result = scenario.run(engine="virtual-time")
+    assert not result.violations
+    # The first may come before the other has begun to poll.
+    assert result.counters["virtualized"] <= 1
+    assert fine(scenario).as_dict()["unfinished"] == 0
+
+
 def test_illegal_vectors_are_errors_and_nothing_is_delivered() -> None:
     program = ipivrs.Program().send(3, to=1).self_ipi(5).send(0x41, dest=77)
     vm = ipivrs.VM(vcpus=2, group=[ipivrs.Group(vcpus=[0], program=program)])

@@ -67,6 +67,10 @@ class Program(list[AnyStatement]):
         """Spin until all of this vCPU's calls are acknowledged."""
         return self._with(Word(word="await-calls"))
 
+    def poll(self) -> "Program":
+        """Poll until called, as an idle CPU of Linux with `idle=poll`: such a call sends no IPI; then `answer` it."""
+        return self._with(Word(word="poll"))
+
     def message(self, vector: int, to: Target) -> "Program":
         """Leave a message; an idle reader gets an IPI."""
         return self._with(Message(vector=vector, to=to))

@@ -186,7 +186,7 @@ class Word(_Statement):
     """A statement of one word."""
 
     op = "word"
-    word: Literal["hlt", "eoi", "cli", "sti", "receive", "answer", "await-calls"]
+    word: Literal["hlt", "eoi", "cli", "sti", "receive", "answer", "await-calls", "poll"]
 
     def _lower(self, _: Numbers) -> dict[str, Any]:
         return {"op": self.word}
@@ -239,7 +239,7 @@ _BY_KEY: dict[str, type[_Statement]] = {
     "loop": Loop,
     "choose": Choose,
 }
-_WORD_NAMES = ["hlt", "eoi", "cli", "sti", "receive", "answer", "await-calls"]
+_WORD_NAMES = ["hlt", "eoi", "cli", "sti", "receive", "answer", "await-calls", "poll"]
 
 
 def _statement(value: Any) -> _Statement:  # noqa: ANN401

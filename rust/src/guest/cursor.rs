@@ -297,6 +297,10 @@ impl Cursor {
                 let answered = view.memory.answered(view.vcpu) >= self.calls;
                 self.spin_unless(answered, view.memory.answered_address(view.vcpu))
             }
+            Instruction::Poll => {
+                let over = view.memory.poll(view.vcpu, view.stopping);
+                self.spin_unless(over, view.memory.polling_address(view.vcpu))
+            }
             Instruction::Wait { signal, count } => self.wait(*signal, *count, view),
             Instruction::Receive => self.receive(view),
             Instruction::Until { time } if view.now < *time => {
@@ -392,6 +396,9 @@ impl Cursor {
                 Some(target) => {
                     self.calls += 1;
                     let wanted = view.memory.call(view.vcpu, target);
+                    if wanted && view.memory.tell_polling(target) {
+                        return Action::Told;
+                    }
                     self.send_if(wanted, *vector, target, view)
                 }
                 None => Action::Internal,

@@ -49,6 +49,7 @@ pub(super) enum Instruction {
     },
     Answer,
     AwaitCalls,
+    Poll,
     Lock {
         lock: u16,
     },
@@ -196,6 +197,7 @@ impl Program {
                 Statement::Call { to, vector } => Instruction::Call { to: *to, vector: *vector },
                 Statement::Answer => Instruction::Answer,
                 Statement::AwaitCalls => Instruction::AwaitCalls,
+                Statement::Poll => Instruction::Poll,
                 Statement::Lock { lock } => Instruction::Lock { lock: *lock },
                 Statement::Unlock { lock } => Instruction::Unlock { lock: *lock },
                 Statement::Message { to, vector } => Instruction::Message { to: *to, vector: *vector },

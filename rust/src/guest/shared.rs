@@ -1,7 +1,8 @@
 //! The memory that the vCPUs of one guest share: signals, locks, calls and messages of their programs.
 //!
 //! The protocols are Linux's in small: a call goes into the target's queue, and an IPI is sent only where the queue was
-//! empty (`__smp_call_single_queue`); a message to an idle vCPU sends a reschedule IPI (`ttwu_queue`).
+//! empty (`__smp_call_single_queue`) and the target does not poll (`send_call_function_single_ipi`); a message to an idle
+//! vCPU sends a reschedule IPI (`ttwu_queue`).
 
 use crate::memory::{LINE_WORDS, OutOfMemory, Owner, PhysicalMemory, Word};
 
@@ -14,6 +15,11 @@ const MESSAGES: usize = 0;
 const IDLE: usize = 1;
 const CALLED: usize = 2;
 const ANSWERED: usize = 3;
+const POLLING: usize = 4;
+
+/// What POLLING can be beside 0: the flags TIF_POLLING_NRFLAG alone, and with TIF_NEED_RESCHED.
+const POLLS: u64 = 1;
+const TOLD: u64 = 2;
 
 /// Where they are.
 #[derive(Debug)]
@@ -78,6 +84,11 @@ impl<'m, W: Word> GuestMemory<'m, W> {
         self.lines + vcpu as u64 * LINE_BYTES + ANSWERED as u64 * 8
     }
 
+    /// Address of the word that says whether this vCPU polls.
+    pub(super) const fn polling_address(&self, vcpu: u32) -> u64 {
+        self.lines + vcpu as u64 * LINE_BYTES + POLLING as u64 * 8
+    }
+
     fn of_vcpu(&self, vcpu: u32, word: usize) -> Option<&'m W> {
         let line = (vcpu < self.vcpus).then(|| self.memory.line(self.lines + u64::from(vcpu) * LINE_BYTES)).flatten();
         line.map(|line| &line[word % LINE_WORDS])
@@ -140,6 +151,27 @@ impl<'m, W: Word> GuestMemory<'m, W> {
             word.fetch_or(1 << (caller % 64));
         }
         self.of_vcpu(target, CALLED).is_some_and(|called| called.swap(1) == 0)
+    }
+
+    /// Tells a vCPU of a call without an IPI, if it polls (`set_nr_if_polling`).
+    pub(super) fn tell_polling(&self, target: u32) -> bool {
+        // The call is queued before this, and POLLING is cleared before the queue is looked at: who is told finds the call.
+        self.of_vcpu(target, POLLING)
+            .is_some_and(|polling| polling.load() != 0 && polling.compare_exchange(POLLS, TOLD) != Err(0))
+    }
+
+    /// Polls; whether that is over: this vCPU was told of a call, or the run is `stopping`.
+    pub(super) fn poll(&self, vcpu: u32, stopping: bool) -> bool {
+        let Some(polling) = self.of_vcpu(vcpu, POLLING) else { return true };
+        let over = stopping || polling.load() == TOLD;
+        if over {
+            // Before the queue is looked at, against the queue before the look at POLLING in `tell_polling`.
+            polling.swap(0);
+        } else if polling.load() == 0 {
+            // Nobody else leaves 0, and a caller that does not see this yet sends an IPI.
+            polling.store(POLLS);
+        }
+        over
     }
 
     /// Takes the calls queued for `vcpu` and acknowledges each to its caller.

@@ -105,6 +105,8 @@ pub enum Statement {
     Answer,
     /// Spins until all of this vCPU's calls are acknowledged.
     AwaitCalls,
+    /// Polls until it is called, as an idle CPU of Linux with `idle=poll`: such a call sends no IPI.
+    Poll,
     /// Takes a spin lock.
     Lock {
         /// Its number; signals and locks are numbered together.

@@ -112,6 +112,23 @@ fn every_workload_ends_and_balances_on_every_processor() {
     }
 }
 
+/// No call may be lost between the caller, who finds that the other polls, and the other, who stops polling.
+#[test]
+fn every_call_to_who_polls_is_answered() {
+    let to = json!({"vcpu": 0});
+    let round =
+        json!([{"op": "call", "to": to, "vector": 0x41}, {"op": "await-calls"}, {"op": "compute", "cycles": 300}]);
+    let idle = json!([{"op": "poll"}, {"op": "answer"}, {"op": "compute", "cycles": 200}]);
+    let vm = json!({
+        "vcpus": 3,
+        "group": [{"vcpus": [0], "program": [{"op": "loop", "times": null, "body": idle}]},
+                  {"vcpus": [1, 2], "program": [{"op": "loop", "times": 5000, "body": round}]}],
+        "handler": [{"vector": 0x41, "program": [{"op": "answer"}, {"op": "eoi"}]}]});
+    let run = fine(&scenario(&vm), KVM, 60_000);
+    assert_eq!(run.unfinished, 0);
+    assert!(fate(&run, Fate::Virtualized) < 10_000, "some calls need no IPI");
+}
+
 #[test]
 fn a_storm_with_everything_at_random_loses_nothing() {
     for policy in [KVM, KVM_5_14, SN_IN_HOST] {

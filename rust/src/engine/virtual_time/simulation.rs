@@ -306,7 +306,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             let ((mut time, mut actor), arrival) = (self.calendar.first(), self.calendar.arrival_time());
             if time.min(arrival) >= time_limit && !self.stopping {
-                (self.stopping, self.finished_at) = (true, time_limit);
+                (self.current, self.finished_at) = (NOBODY, time_limit);
+                self.stop();
+                continue;
             }
             if arrival <= time {
                 let Some(Arrival { pcpu, vector, .. }) = self.calendar.arrive() else { return End::Complete };
@@ -420,7 +422,22 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// A program that ends by itself, or a device's, is at its end.
     pub(super) fn one_finished(&mut self) {
         self.unfinished -= 1;
-        self.stopping |= self.unfinished == 0 && self.config.ends();
+        if self.unfinished == 0 && self.config.ends() {
+            self.stop();
+        }
+    }
+
+    /// The run is to end. Who spins looks again: an idle vCPU that polls does so no longer.
+    fn stop(&mut self) {
+        self.stopping = true;
+        let seen = self.now + u64::from(self.costs.line_transfer);
+        for vm in 0..self.vms.len() {
+            for at in 0..self.vms[vm].spinners.len() {
+                let spinner = self.vms[vm].spinners[at];
+                let since = self.pcpus[spinner as usize].since;
+                self.act_by(spinner, next_round(since, seen, self.costs.spin));
+            }
+        }
     }
 
     /// Time passes for the pCPU that acts.

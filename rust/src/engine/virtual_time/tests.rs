@@ -266,10 +266,45 @@ fn an_interrupt_on_its_way_is_waited_for() {
     assert_eq!((run.machine.unfinished, run.machine.account.counts.delivered), (0, 10_000));
 }
 
+/// A call to a vCPU that polls needs no IPI. While it is on its way back to polling it does not say that it polls: if the
+/// next call comes then, that one sends an IPI, which finds it polling, and every second call does.
+#[test]
+fn calls_to_who_polls_need_no_ipi() {
+    const CALLS: u64 = 1000;
+    let ipis = |back: u32| {
+        let round = json!([{"op": "compute", "cycles": 1000}, {"op": "call", "to": {"vcpu": 1}, "vector": 0x41},
+                           {"op": "await-calls"}]);
+        let idle = json!([{"op": "poll"}, {"op": "answer"}, {"op": "compute", "cycles": back}]);
+        let vm = json!({
+            "group": [{"vcpus": [0], "program": [{"op": "loop", "times": CALLS, "body": round}]},
+                      {"vcpus": [1], "program": [{"op": "loop", "times": null, "body": idle}]}],
+            "handler": [{"vector": 0x41, "program": [{"op": "answer"}, {"op": "eoi"}]}]});
+        let run = fine(&machine(&vm, &json!({}), KVM), None);
+        assert_eq!(run.machine.unfinished, 0);
+        (fate(&run, Fate::Virtualized), run.cycles / CALLS)
+    };
+    let (none, quick) = ipis(500);
+    let (half, slow) = ipis(1500);
+    assert!(none <= 1 && half.abs_diff(CALLS / 2) <= 1, "{none} and {half}");
+    assert!(quick < 1300 && slow > 1700, "{quick} and {slow} cycles for each call");
+}
+
 #[test]
 fn endless_loops_end_when_they_are_told() {
     let run = fine(&machine(&storm(4, None, false), &json!({}), KVM), Some(3_000_000));
     assert!(run.cycles == 3_000_000 && run.machine.account.counts.delivered > 100);
+    // Who polls for a call is told too, and one that calls without end still gets its answer.
+    for round in [
+        json!([{"op": "compute", "cycles": 1000}]),
+        json!([{"op": "call", "to": {"vcpu": 1}, "vector": 0x41}, {"op": "await-calls"}]),
+    ] {
+        let program = |body: &Value| json!([{"op": "loop", "times": null, "body": body}]);
+        let vm = json!({
+            "group": [{"vcpus": [0], "program": program(&round)},
+                      {"vcpus": [1], "program": program(&json!([{"op": "poll"}, {"op": "answer"}]))}],
+            "handler": [{"vector": 0x41, "program": [{"op": "answer"}, {"op": "eoi"}]}]});
+        assert_eq!(fine(&machine(&vm, &json!({}), KVM), Some(3_000_000)).cycles, 3_000_000);
+    }
 }
 
 #[test]
