@@ -267,26 +267,20 @@ impl VmDescription {
         }
         written.handlers.extend(self.handler.iter().map(|handler| (handler.vector, handler.program.clone())));
         // Number 0 is the handler of whoever has none of its own.
-        let mut code = GuestCode {
-            programs: vec![Program::end_of_interrupt()],
-            main: Vec::new(),
-            handlers: vec![0; 256],
-            start_up: None,
-        };
+        let mut programs = vec![Program::end_of_interrupt()];
+        let (mut main, mut handlers) = (Vec::new(), [0; 256]);
         for statements in &written.vcpus {
             let program = Program::new(statements)?;
-            let number = code.programs.iter().skip(1).position(|known| *known == program).map(|at| at + 1);
-            code.main.push(number.unwrap_or(code.programs.len()) as u32);
+            let number = programs.iter().skip(1).position(|known| *known == program).map(|at| at + 1);
+            main.push(number.unwrap_or(programs.len()) as u32);
             if number.is_none() {
-                code.programs.push(program);
+                programs.push(program);
             }
         }
         for (vector, statements) in &written.handlers {
-            if let Some(handler) = code.handlers.get_mut(usize::from(*vector)) {
-                *handler = code.programs.len() as u32;
-                code.programs.push(Program::new(statements)?);
-            }
+            handlers[usize::from(*vector)] = programs.len() as u32;
+            programs.push(Program::new(statements)?);
         }
-        Ok(code)
+        Ok(GuestCode::new(&programs, main, &handlers, None))
     }
 }

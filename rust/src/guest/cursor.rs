@@ -1,6 +1,7 @@
 //! Where a vCPU is in its program, and what it does next.
 
-use super::program::{Instruction, Program};
+use super::code::{Entry, GuestCode};
+use super::program::Instruction;
 use super::sends::Via;
 use super::shared::GuestMemory;
 use super::statement::Target;
@@ -79,17 +80,25 @@ pub enum Action {
     },
 }
 
-/// The programs of one guest.
-#[derive(Clone, Debug, Default)]
-pub struct GuestCode {
-    /// Programs.
-    pub programs: Vec<Program>,
-    /// Number of each vCPU's program; a vCPU beyond the list has none and idles.
-    pub main: Vec<u32>,
-    /// Number of each vector's handler.
-    pub handlers: Vec<u32>,
-    /// Number of the program that a vCPU runs after a start-up IPI before it goes on where it was; none: it begins anew.
-    pub start_up: Option<u32>,
+/// Who does a vCPU's acts. Where they are inlined into [`Cursor::step`], no [`Action`] goes through memory.
+pub trait Actor {
+    /// What comes of an act.
+    type Step;
+
+    /// Does it.
+    fn act(&mut self, action: Action) -> Self::Step;
+}
+
+/// Does nothing but tell the act.
+struct Told;
+
+impl Actor for Told {
+    type Step = Action;
+
+    #[inline]
+    fn act(&mut self, action: Action) -> Action {
+        action
+    }
 }
 
 /// What a vCPU sees of the others.
@@ -101,8 +110,6 @@ pub struct View<'a, 'm, W, I> {
     pub vcpus: u32,
     /// The mode of its local APIC.
     pub mode: ApicMode,
-    /// RFLAGS.IF.
-    pub interrupts: bool,
     /// IA32_APIC_BASE.
     pub base: ApicBase,
     /// The guest's shared memory.
@@ -111,13 +118,20 @@ pub struct View<'a, 'm, W, I> {
     pub identity: &'a I,
     /// Endless loops end.
     pub stopping: bool,
+}
+
+/// What changes for a vCPU from act to act.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// RFLAGS.IF.
+    pub interrupts: bool,
     /// Cycles since the start. Threads have no clock: they say `u64::MAX`, where every wait for a cycle is over.
     pub now: u64,
 }
 
+/// Where a vCPU is in a program or a handler.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
-    program: u32,
     next: u32,
     /// Where its loops begin in [`Cursor::rounds`].
     loops: u32,
@@ -127,10 +141,17 @@ struct Frame {
     computing: u32,
 }
 
+impl Frame {
+    /// Neither in a program nor in a handler.
+    const IDLE: Self = Self { next: GuestCode::IDLE, loops: 0, interrupts: true, computing: 0 };
+}
+
 /// Where a vCPU is.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    frames: Vec<Frame>,
+    frame: Frame,
+    /// Frames that handlers have interrupted, the program's first. What idles is not among them.
+    below: Vec<Frame>,
     /// How often each loop of each frame has gone round.
     rounds: Vec<u64>,
     random: Xoshiro256PlusPlus,
@@ -151,7 +172,8 @@ impl Cursor {
     #[must_use]
     pub fn new(code: &GuestCode, vcpu: u32, seed: u64) -> Self {
         let mut cursor = Self {
-            frames: Vec::with_capacity(2),
+            frame: Frame::IDLE,
+            below: Vec::with_capacity(2),
             rounds: Vec::new(),
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             waited: Vec::new(),
@@ -165,31 +187,36 @@ impl Cursor {
         cursor
     }
 
-    /// Back to the beginning, as after INIT and a start-up IPI; or on where it was, see [`GuestCode::start_up`].
+    /// Back to the beginning, as after INIT and a start-up IPI; or on where it was, see [`GuestCode::new`].
     pub fn restart(&mut self, code: &GuestCode, vcpu: u32) {
-        if let Some(start_up) = code.start_up.filter(|_| self.begun) {
+        if let Some(start_up) = code.start_up().filter(|_| self.begun) {
             if self.half_sent.take().is_some() {
                 self.again();
             }
-            self.frames.truncate(1);
-            self.enter(code, start_up, true, 0);
+            if let Some(&lowest) = self.below.first() {
+                self.frame = lowest;
+            }
+            self.below.clear();
+            self.enter(start_up, true, 0);
             return;
         }
         self.begun = true;
-        self.frames.clear();
+        self.below.clear();
         self.rounds.clear();
+        self.frame = Frame::IDLE;
         self.next_target = None;
         self.half_sent = None;
-        if let Some(&program) = code.main.get(vcpu as usize) {
-            self.enter(code, program, true, 0);
+        if let Some(program) = code.entry_of(vcpu) {
+            self.enter(program, true, 0);
         }
     }
 
     /// An interrupt is delivered: its handler runs next, with interrupts off. `computing` cycles of a computation are left
     /// for afterwards.
+    #[inline]
     pub fn interrupt(&mut self, code: &GuestCode, vector: u8, interrupts: bool, computing: u32) {
-        if let Some(&handler) = code.handlers.get(usize::from(vector)) {
-            self.enter(code, handler, interrupts, computing);
+        if let Some(handler) = code.handler(vector) {
+            self.enter(handler, interrupts, computing);
         }
     }
 
@@ -199,73 +226,133 @@ impl Cursor {
         self.half_sent.is_none()
     }
 
-    /// Whether the vCPU's own program is at its end and no handler runs.
-    #[must_use]
-    pub fn at_end(&self) -> bool {
-        self.frames.is_empty()
-    }
-
     /// Whether its next act neither changes nor sees anything that another vCPU sees or changes.
+    #[inline]
     #[must_use]
     pub fn keeps_to_itself(&self, code: &GuestCode) -> bool {
-        let Some(frame) = self.frames.last().filter(|_| self.half_sent.is_none()) else { return false };
-        let Some(program) = code.programs.get(frame.program as usize) else { return false };
-        match program.code.get(frame.next as usize) {
+        match code.at(self.frame.next) {
+            _ if self.half_sent.is_some() => false,
             // The end of a handler; that of the program is the run's business.
-            None => self.frames.len() > 1,
+            Some(Instruction::End) => !self.below.is_empty(),
             Some(Instruction::Eoi | Instruction::LoopBegin { .. } | Instruction::Goto(_)) => true,
             Some(Instruction::LoopEnd { times, .. }) => times.is_some(),
-            Some(_) => false,
+            _ => false,
         }
     }
 
-    fn enter(&mut self, code: &GuestCode, program: u32, interrupts: bool, computing: u32) {
-        let loops = code.programs.get(program as usize).map_or(0, |program| usize::from(program.loops));
+    #[inline]
+    fn enter(&mut self, Entry { start, loops }: Entry, interrupts: bool, computing: u32) {
         let begin = self.rounds.len();
-        self.rounds.resize(begin + loops, 0);
-        self.frames.push(Frame { program, next: 0, loops: begin as u32, interrupts, computing });
+        if loops > 0 {
+            self.rounds.resize(begin + usize::from(loops), 0);
+        }
+        if self.frame.next != GuestCode::IDLE {
+            self.below.push(self.frame);
+        }
+        self.frame = Frame { next: start, loops: begin as u32, interrupts, computing };
     }
 
     /// What the vCPU does next.
-    #[inline(never)]
-    pub fn next<W: Word, I: Fn(u32) -> ApicIdentity>(&mut self, code: &GuestCode, view: &View<'_, '_, W, I>) -> Action {
-        if let Some(icr) = self.half_sent.take() {
-            return Action::Send { icr, via: Via::Mmio };
+    pub fn next<W: Word, I: Fn(u32) -> ApicIdentity>(
+        &mut self,
+        code: &GuestCode,
+        view: &View<'_, '_, W, I>,
+        moment: Moment,
+    ) -> Action {
+        self.step(code, view, moment, &mut Told)
+    }
+
+    /// The vCPU's next act, done by `actor`.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "the acts of the actor are to be inlined where they are read")]
+    pub fn step<W: Word, I: Fn(u32) -> ApicIdentity, A: Actor>(
+        &mut self,
+        code: &GuestCode,
+        view: &View<'_, '_, W, I>,
+        moment: Moment,
+        actor: &mut A,
+    ) -> A::Step {
+        if let Some(icr) = self.half_sent {
+            self.half_sent = None;
+            return actor.act(Action::Send { icr, via: Via::Mmio });
         }
-        let handler = self.frames.len() > 1;
-        let Some(frame) = self.frames.last_mut() else { return Action::Idle };
-        let instruction = code.programs.get(frame.program as usize).and_then(|p| p.code.get(frame.next as usize));
-        let Some(instruction) = instruction else {
-            let Frame { interrupts, computing, loops, .. } = *frame;
-            self.rounds.truncate(loops as usize);
-            self.frames.pop();
-            return if handler { Action::Return { interrupts, computing } } else { Action::Idle };
-        };
-        frame.next += 1;
+        let Some(instruction) = code.at(self.frame.next) else { return self.end(actor) };
+        self.frame.next += 1;
         match instruction {
-            Instruction::Compute { cycles } => Action::Compute { cycles: *cycles },
+            Instruction::End => self.end(actor),
+            Instruction::Compute { cycles } => actor.act(Action::Compute { cycles: *cycles }),
+            Instruction::Eoi if view.mode == ApicMode::X2Apic => actor.act(Action::Wrmsr { msr: X2APIC_EOI, value: 0 }),
+            Instruction::LoopEnd { number, start, times: Some(times) } => {
+                let done = self.rounds.get_mut(self.frame.loops as usize + usize::from(*number)).is_none_or(|rounds| {
+                    *rounds += 1;
+                    *rounds >= *times
+                });
+                if !done {
+                    self.frame.next = *start;
+                }
+                actor.act(Action::Internal)
+            }
+            Instruction::LoopEnd { start, times: None, .. } => {
+                if !view.stopping {
+                    self.frame.next = *start;
+                }
+                actor.act(Action::Internal)
+            }
+            Instruction::Signal { signal } => {
+                view.memory.signal(*signal);
+                actor.act(Action::Told)
+            }
+            Instruction::Wait { signal, count } => {
+                if self.signalled(*signal, *count, view.memory) {
+                    return actor.act(Action::Internal);
+                }
+                self.again();
+                actor.act(Action::Spin { on: view.memory.signal_address(*signal) })
+            }
+            Instruction::Send { low, to: Target::Vcpu(target) } if view.mode == ApicMode::X2Apic => {
+                let destination = destination(Target::Vcpu(*target), *target, *low, view);
+                actor.act(Action::Send { icr: Icr { low: *low, destination }, via: Via::X2ApicIcr })
+            }
+            other => {
+                let action = self.rarer(other, view, moment);
+                actor.act(action)
+            }
+        }
+    }
+
+    /// The end of a program or a handler.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as step")]
+    fn end<A: Actor>(&mut self, actor: &mut A) -> A::Step {
+        let Frame { interrupts, computing, loops, .. } = self.frame;
+        self.rounds.truncate(loops as usize);
+        if let Some(frame) = self.below.pop() {
+            self.frame = frame;
+            actor.act(Action::Return { interrupts, computing })
+        } else {
+            self.frame = Frame::IDLE;
+            actor.act(Action::Idle)
+        }
+    }
+
+    /// Instructions of which programs do not have many.
+    #[inline(never)]
+    fn rarer<W: Word, I: Fn(u32) -> ApicIdentity>(
+        &mut self,
+        instruction: &Instruction,
+        view: &View<'_, '_, W, I>,
+        moment: Moment,
+    ) -> Action {
+        match instruction {
             Instruction::Hlt => Action::Hlt,
             Instruction::Interrupts { enabled } => Action::Interrupts { enabled: *enabled },
             Instruction::Goto(to) => {
-                frame.next = *to;
+                self.frame.next = *to;
                 Action::Internal
             }
             Instruction::LoopBegin { number } => {
-                if let Some(rounds) = self.rounds.get_mut(frame.loops as usize + usize::from(*number)) {
+                if let Some(rounds) = self.rounds.get_mut(self.frame.loops as usize + usize::from(*number)) {
                     *rounds = 0;
-                }
-                Action::Internal
-            }
-            Instruction::LoopEnd { number, start, times } => {
-                let done = match (self.rounds.get_mut(frame.loops as usize + usize::from(*number)), times) {
-                    (Some(rounds), Some(times)) => {
-                        *rounds += 1;
-                        *rounds >= *times
-                    }
-                    _ => view.stopping,
-                };
-                if !done {
-                    frame.next = *start;
                 }
                 Action::Internal
             }
@@ -273,16 +360,12 @@ impl Cursor {
                 let sum = branches.last().map_or(1, |&(sum, _)| sum);
                 let drawn = below(&mut self.random, sum);
                 if let Some(&(_, start)) = branches.iter().find(|&&(upper, _)| drawn < upper) {
-                    frame.next = start;
+                    self.frame.next = start;
                 }
                 Action::Internal
             }
             Instruction::Answer => {
                 view.memory.answer(view.vcpu);
-                Action::Told
-            }
-            Instruction::Signal { signal } => {
-                view.memory.signal(*signal);
                 Action::Told
             }
             Instruction::Unlock { lock } => {
@@ -301,14 +384,13 @@ impl Cursor {
                 let over = view.memory.poll(view.vcpu, view.stopping);
                 self.spin_unless(over, view.memory.polling_address(view.vcpu))
             }
-            Instruction::Wait { signal, count } => self.wait(*signal, *count, view),
-            Instruction::Receive => self.receive(view),
-            Instruction::Until { time } if view.now < *time => {
+            Instruction::Receive => self.receive(view, moment.interrupts),
+            Instruction::Until { time } if moment.now < *time => {
                 let time = *time;
                 self.again();
                 Action::Until { time }
             }
-            Instruction::Sleep { until } if view.now < *until => Action::Sleep { until: *until },
+            Instruction::Sleep { until } if moment.now < *until => Action::Sleep { until: *until },
             other => self.write(other, view),
         }
     }
@@ -324,33 +406,33 @@ impl Cursor {
 
     /// The instruction that was just read comes again.
     fn again(&mut self) {
-        if let Some(frame) = self.frames.last_mut() {
-            frame.next -= 1;
-        }
+        self.frame.next -= 1;
     }
 
-    fn wait<W: Word, I>(&mut self, signal: u16, count: u32, view: &View<'_, '_, W, I>) -> Action {
+    /// Whether a signal has been counted as often as this vCPU waits for.
+    #[inline]
+    fn signalled<W: Word>(&mut self, signal: u16, count: u32, memory: &GuestMemory<'_, W>) -> bool {
         let at = usize::from(signal);
         if self.waited.len() <= at {
             self.waited.resize(at + 1, 0);
         }
-        let seen = view.memory.signals(signal);
-        let Some(waited) = self.waited.get_mut(at) else { return Action::Internal };
+        let seen = memory.signals(signal);
+        let Some(waited) = self.waited.get_mut(at) else { return true };
         let done = seen >= waited.wrapping_add(u64::from(count));
         if done {
             *waited += u64::from(count);
         }
-        self.spin_unless(done, view.memory.signal_address(signal))
+        done
     }
 
-    fn receive<W: Word, I>(&mut self, view: &View<'_, '_, W, I>) -> Action {
+    fn receive<W: Word, I>(&mut self, view: &View<'_, '_, W, I>, interrupts: bool) -> Action {
         if view.memory.messages(view.vcpu) > self.received {
             self.received += 1;
             view.memory.set_idle(view.vcpu, false);
-            return if view.interrupts { Action::Internal } else { Action::Interrupts { enabled: true } };
+            return if interrupts { Action::Internal } else { Action::Interrupts { enabled: true } };
         }
         self.again();
-        if view.interrupts {
+        if interrupts {
             // CLI; look once more; STI and HLT: an interrupt that comes in between ends the HLT.
             return Action::Interrupts { enabled: false };
         }
@@ -366,7 +448,6 @@ impl Cursor {
     ) -> Action {
         let x2apic = view.mode == ApicMode::X2Apic;
         match instruction {
-            Instruction::Eoi if x2apic => Action::Wrmsr { msr: X2APIC_EOI, value: 0 },
             Instruction::Eoi => Action::Write { offset: ApicRegister::EOI.offset(), value: 0 },
             Instruction::Tpr { value } if x2apic => Action::Wrmsr { msr: X2APIC_TPR, value: u64::from(*value) },
             Instruction::Tpr { value } => {
@@ -499,6 +580,7 @@ impl Cursor {
 }
 
 /// What the sender writes to reach `target`.
+#[inline]
 fn destination<W, I: Fn(u32) -> ApicIdentity>(to: Target, target: u32, low: IcrLow, view: &View<'_, '_, W, I>) -> u32 {
     if let Target::Raw(destination) = to {
         return destination;

@@ -1,6 +1,7 @@
 //! What a vCPU's next act may have to do with others.
 
-use super::cursor::{Action, Cursor, GuestCode, View};
+use super::code::GuestCode;
+use super::cursor::{Action, Cursor, Moment, View};
 use super::program::Program;
 use super::shared::GuestMemory;
 use super::statement::{Delivery, Statement, Target};
@@ -13,29 +14,15 @@ use std::cell::Cell;
 /// For each act of a program: whether the cursor says before it that it keeps to itself, and the act.
 fn acts(program: &[Statement], mode: ApicMode, count: usize) -> Vec<(bool, Action)> {
     let handler = Program::new(&[Statement::Eoi]).unwrap();
-    let code = GuestCode {
-        programs: vec![Program::new(program).unwrap(), handler],
-        main: vec![0],
-        handlers: vec![1; 256],
-        start_up: None,
-    };
+    let code = GuestCode::new(&[Program::new(program).unwrap(), handler], vec![0], &[1; 256], None);
     let memory = PhysicalMemory::<Cell<u64>>::new(1 << 16);
     let shared = GuestMemory::new(&memory, 0, 2, 1, false).unwrap();
     let identity = |_: u32| ApicIdentity::new();
     let base = ApicBase::in_mode(mode, true);
-    let view = View {
-        vcpu: 0,
-        vcpus: 2,
-        mode,
-        interrupts: true,
-        base,
-        memory: &shared,
-        identity: &identity,
-        stopping: false,
-        now: 0,
-    };
+    let view = View { vcpu: 0, vcpus: 2, mode, base, memory: &shared, identity: &identity, stopping: false };
+    let moment = Moment { interrupts: true, now: 0 };
     let mut cursor = Cursor::new(&code, 0, 1);
-    (0..count).map(|_| (cursor.keeps_to_itself(&code), cursor.next(&code, &view))).collect()
+    (0..count).map(|_| (cursor.keeps_to_itself(&code), cursor.next(&code, &view, moment))).collect()
 }
 
 fn private(program: &[Statement], mode: ApicMode, count: usize) -> Vec<bool> {
@@ -69,12 +56,7 @@ fn the_second_half_of_an_interrupt_command_does_not() {
 #[test]
 fn the_end_of_a_handler_keeps_to_itself_and_that_of_the_program_does_not() {
     let handler = Program::new(&[Statement::Eoi]).unwrap();
-    let code = GuestCode {
-        programs: vec![Program::new(&[]).unwrap(), handler],
-        main: vec![0],
-        handlers: vec![1; 256],
-        start_up: None,
-    };
+    let code = GuestCode::new(&[Program::new(&[]).unwrap(), handler], vec![0], &[1; 256], None);
     let mut cursor = Cursor::new(&code, 0, 1);
     assert!(!cursor.keeps_to_itself(&code));
     cursor.interrupt(&code, 0x41, true, 0);

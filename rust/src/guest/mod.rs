@@ -1,5 +1,6 @@
 //! What vCPUs execute: programs of statements, and plain lists of interrupts from a recording.
 
+mod code;
 mod cursor;
 #[cfg(test)]
 mod cursor_tests;
@@ -10,7 +11,8 @@ mod shared;
 mod statement;
 mod workload;
 
-pub use cursor::{Action, Cursor, GuestCode, View};
+pub use code::GuestCode;
+pub use cursor::{Action, Actor, Cursor, Moment, View};
 pub use program::{Program, ProgramError};
 pub use recorded::RecordedLife;
 pub use sends::{Send, Sends, Via, end_of_interrupt};

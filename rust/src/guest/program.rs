@@ -91,6 +91,20 @@ pub(super) enum Instruction {
     },
     /// In xAPIC mode: the logical ID of the flat model, as Linux sets it up.
     LogicalId,
+    /// The end of a program. It stands behind each in [`GuestCode`](super::GuestCode).
+    End,
+}
+
+impl Instruction {
+    /// The same where its program begins at `start`.
+    pub(super) fn moved_by(mut self, start: u32) -> Self {
+        match &mut self {
+            Self::LoopEnd { start: place, .. } | Self::Goto(place) => *place += start,
+            Self::Choose { branches } => branches.iter_mut().for_each(|(_, place)| *place += start),
+            _ => {}
+        }
+        self
+    }
 }
 
 /// A program. An interrupt runs its handler, which is a program too.

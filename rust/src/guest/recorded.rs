@@ -64,14 +64,14 @@ mod tests {
     use super::*;
     use crate::arch::Icr;
     use crate::arch::apic_base::ApicBase;
-    use crate::guest::{Action, Cursor, GuestCode, GuestMemory, Via, View};
+    use crate::guest::{Action, Cursor, GuestCode, GuestMemory, Moment, Via, View};
     use crate::hypervisor::ApicIdentity;
     use crate::memory::PhysicalMemory;
     use std::cell::Cell;
 
     fn code(life: RecordedLife) -> GuestCode {
-        let programs = vec![life.program(), Program::end_of_interrupt(), Program::start_up()];
-        GuestCode { programs, main: vec![0], handlers: vec![1; 256], start_up: Some(2) }
+        let programs = [life.program(), Program::end_of_interrupt(), Program::start_up()];
+        GuestCode::new(&programs, vec![0], &[1; 256], Some(2))
     }
 
     fn next(cursor: &mut Cursor, code: &GuestCode, now: u64, mode: ApicMode) -> Action {
@@ -79,18 +79,8 @@ mod tests {
         let shared = GuestMemory::new(&memory, 0, 2, 1, false).unwrap();
         let identity = |_: u32| ApicIdentity::new();
         let base = ApicBase::in_mode(mode, true);
-        let view = View {
-            vcpu: 0,
-            vcpus: 2,
-            mode,
-            interrupts: true,
-            base,
-            memory: &shared,
-            identity: &identity,
-            stopping: false,
-            now,
-        };
-        cursor.next(code, &view)
+        let view = View { vcpu: 0, vcpus: 2, mode, base, memory: &shared, identity: &identity, stopping: false };
+        cursor.next(code, &view, Moment { interrupts: true, now })
     }
 
     fn send(via: Via) -> Send {

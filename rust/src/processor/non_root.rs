@@ -130,6 +130,8 @@ pub struct Pages<'a, W> {
     apic: VirtualApic<'a, W>,
     bitmap: Option<&'a Page<W>>,
     own: Option<&'a Line<W>>,
+    /// As in [`NonRoot`].
+    entry_bits: u64,
 }
 
 impl<W> Clone for Pages<'_, W> {
@@ -152,7 +154,7 @@ impl<'a, W: Word> Pages<'a, W> {
     /// # Errors
     /// A page that the VMCS names is outside of memory.
     pub fn of(memory: &'a PhysicalMemory<W>, vp: &VirtualProcessor) -> Result<Self, Violation> {
-        Self::with(memory, &vp.vmcs, vp.controls)
+        Self::with(memory, &vp.vmcs, vp.controls, vp.capabilities)
             .map_err(|OutsideMemory { what, address }| Violation::PageOutside { what, address })
     }
 
@@ -164,11 +166,17 @@ impl<'a, W: Word> Pages<'a, W> {
         self.apic.read_ahead();
     }
 
-    pub(super) fn with(memory: &'a PhysicalMemory<W>, vmcs: &Vmcs, controls: Controls) -> Result<Self, OutsideMemory> {
+    pub(super) fn with(
+        memory: &'a PhysicalMemory<W>,
+        vmcs: &Vmcs,
+        controls: Controls,
+        capabilities: Capabilities,
+    ) -> Result<Self, OutsideMemory> {
         let page = |what, address| memory.page(address).ok_or(OutsideMemory { what, address });
         let apic = VirtualApic::new(page("virtual-APIC page", vmcs.virtual_apic)?);
         let bitmap = if controls.msr_bitmaps { Some(page("MSR bitmap", vmcs.msr_bitmap)?) } else { None };
-        Ok(Self { apic, bitmap, own: memory.descriptor(vmcs.descriptor) })
+        let entry_bits = PidPointerEntry::checked_bits(capabilities.max_phys_addr_bits);
+        Ok(Self { apic, bitmap, own: memory.descriptor(vmcs.descriptor), entry_bits })
     }
 }
 
@@ -184,8 +192,7 @@ impl<'a, W: Word> NonRoot<'a, W> {
     /// The same where nothing in the VMCS has changed since `pages` were found.
     #[inline]
     pub fn resume_with(memory: &'a PhysicalMemory<W>, pages: Pages<'a, W>, vp: &'a mut VirtualProcessor) -> Self {
-        let Pages { apic, bitmap, own } = pages;
-        let entry_bits = PidPointerEntry::checked_bits(vp.capabilities.max_phys_addr_bits);
+        let Pages { apic, bitmap, own, entry_bits } = pages;
         Self { memory, apic, bitmap, own, entry_bits, vp }
     }
 

@@ -14,9 +14,9 @@ use crate::memory::{Line, Word};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Harvest {
     /// Requests taken from PIR.
-    pub taken: u32,
+    pub taken: u16,
     /// Of these, how many VIRR had already: two interrupts became one.
-    pub merged: u32,
+    pub merged: u16,
     /// The highest vector taken, or none if PIR was empty.
     pub highest: Option<u8>,
 }
@@ -67,15 +67,15 @@ pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>, merged: &mut [u
 /// How many bits are set, of which there are some. Mostly it is one.
 #[inline]
 #[allow(clippy::manual_is_power_of_two, reason = "is_power_of_two counts the bits")]
-fn count(bits: u64) -> u32 {
+fn count(bits: u64) -> u16 {
     if bits & (bits - 1) == 0 { 1 } else { count_many(bits) }
 }
 
 /// Out of the way: counting takes many instructions where there is no POPCNT.
 #[cold]
 #[inline(never)]
-const fn count_many(bits: u64) -> u32 {
-    bits.count_ones()
+const fn count_many(bits: u64) -> u16 {
+    bits.count_ones() as u16
 }
 
 impl<W: Word> NonRoot<'_, W> {

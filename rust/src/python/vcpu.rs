@@ -262,7 +262,7 @@ impl Vcpu {
     /// from PIR to VIRR, or None if no notification was pending. SDM vol. 3C, "Posted-Interrupt Processing" 30.6.
     fn process_notification(&self) -> Option<u32> {
         match self.machine.lock().external_interrupt(self.index) {
-            ExternalInterrupt::Processed(harvest) => Some(harvest.taken),
+            ExternalInterrupt::Processed(harvest) => Some(u32::from(harvest.taken)),
             _ => None,
         }
     }

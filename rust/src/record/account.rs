@@ -3,7 +3,7 @@
 use super::Fate;
 use super::ledger::{Notifications, ViolationRecord};
 use crate::arch::{Clause, Exit};
-use crate::processor::{Harvest, Notice, Outcome};
+use crate::processor::{Harvest, Notice, Outcome, Posted};
 use rustc_hash::FxHashMap;
 
 /// Violations of one thread that are kept word for word; the rest are counted.
@@ -115,19 +115,28 @@ impl Account {
     /// for.
     #[inline]
     pub fn sent(&mut self, outcome: &Outcome, from: u32, to: u32) {
-        if let Some(traffic) = self.traffic.get_mut(from as usize) {
-            traffic.sent += 1;
-        }
-        let (fate, _) = Fate::of(outcome);
-        self.counts.fates[usize::from(fate.code()) % Fate::ALL.len()] += 1;
         match *outcome {
-            Outcome::Posted(posted) => {
-                self.posted(to, posted.vector, posted.coalesced);
-                self.noticed(posted.notice);
-            }
+            Outcome::Posted(posted) => return self.virtualized(from, to, &posted),
             Outcome::SelfIpi { vector, coalesced } => self.posted(to, vector, coalesced),
             _ => {}
         }
+        self.met(from, Fate::of(outcome).0);
+    }
+
+    /// An IPI that IPI virtualization posted.
+    #[inline]
+    pub fn virtualized(&mut self, from: u32, to: u32, posted: &Posted) {
+        self.met(from, Fate::Virtualized);
+        self.posted(to, posted.vector, posted.coalesced);
+        self.noticed(posted.notice);
+    }
+
+    #[inline]
+    fn met(&mut self, from: u32, fate: Fate) {
+        if let Some(traffic) = self.traffic.get_mut(from as usize) {
+            traffic.sent += 1;
+        }
+        self.counts.fates[usize::from(fate.code()) % Fate::ALL.len()] += 1;
     }
 
     /// A notification was due, or not.

@@ -101,18 +101,15 @@ fn machine(
     }
     let mut place = 0;
     let guest = |config: &VmConfig| {
-        let mut code = GuestCode {
-            programs: vec![Program::end_of_interrupt(), Program::start_up()],
-            main: Vec::new(),
-            handlers: vec![0; 256],
-            start_up: Some(1),
-        };
+        let mut programs = vec![Program::end_of_interrupt(), Program::start_up()];
+        let mut main = Vec::new();
         for _ in &config.apic_ids {
-            code.main.push(code.programs.len() as u32);
+            main.push(programs.len() as u32);
             let (sends, halts) = (&sends[place], &halts[place]);
-            code.programs.push(life(recording, config.mode, sends, halts, clock, end));
+            programs.push(life(recording, config.mode, sends, halts, clock, end));
             place += 1;
         }
+        let code = GuestCode::new(&programs, main, &[0; 256], Some(1));
         let apicv = Apicv { active: true, enable_ipiv };
         let config = VmConfig { apicv, scheduled: true, first_pcpu: 0, ..config.clone() };
         Guest { config, code, device: false, wait_for_sipi: false }

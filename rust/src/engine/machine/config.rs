@@ -135,9 +135,6 @@ impl MachineConfig {
     #[must_use]
     pub fn ends(&self) -> bool {
         self.devices.iter().any(|device| device.posts.is_some())
-            || self.guests.iter().any(|guest| {
-                let mut programs = guest.code.main.iter().filter_map(|&main| guest.code.programs.get(main as usize));
-                programs.any(|program| !program.endless() && !program.is_empty())
-            })
+            || self.guests.iter().any(|guest| (0..guest.code.vcpus()).any(|vcpu| guest.code.ends(vcpu)))
     }
 }

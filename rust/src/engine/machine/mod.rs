@@ -8,4 +8,4 @@ pub(in crate::engine) mod verdict;
 
 pub use config::{Chaos, Device, Guest, MachineConfig, MachineError};
 pub use result::{MachineRun, TrailEntry, VmResult, What};
-pub(in crate::engine) use runner::{Runner, Trail};
+pub(in crate::engine) use runner::{Progress, Runner, Trail};

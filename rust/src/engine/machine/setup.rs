@@ -4,7 +4,7 @@ use super::config::{Guest, MachineConfig, MachineError};
 use super::runner::Runner;
 use crate::arch::apic_register::{SVR_ENABLED, XApicLdr};
 use crate::arch::{ApicMode, ApicRegister};
-use crate::guest::{Cursor, GuestMemory, MOST_CALLERS, Program};
+use crate::guest::{Cursor, GuestMemory, MOST_CALLERS};
 use crate::hypervisor::{MpState, Slot, Task, Vcpu, Vm};
 use crate::memory::{PhysicalMemory, Word};
 use crate::processor::VirtualApic;
@@ -19,8 +19,7 @@ pub(in crate::engine) fn memory_bytes<W: Word>(config: &MachineConfig) -> u64 {
 }
 
 fn guest_memory_needs(guest: &Guest) -> (u32, bool) {
-    let programs = &guest.code.programs;
-    (programs.iter().map(Program::signals).max().unwrap_or(0), programs.iter().any(Program::calls))
+    (guest.code.signals(), guest.code.calls())
 }
 
 /// The memory that a guest's programs share.
@@ -41,20 +40,9 @@ pub(in crate::engine) fn guest_memory<'m, W: Word>(
 
 /// Programs and devices that end by themselves.
 pub(in crate::engine) fn finite(config: &MachineConfig) -> usize {
-    let programs = config.guests.iter().flat_map(|guest| {
-        let present = guest.config.apic_ids.len();
-        let mains = guest.code.main.iter().take(present);
-        mains.filter_map(|&main| guest.code.programs.get(main as usize))
-    });
-    programs.filter(|program| !program.endless() && !program.is_empty()).count()
+    let ending = |guest: &Guest| (0..guest.config.apic_ids.len() as u32).filter(|&vcpu| guest.code.ends(vcpu)).count();
+    config.guests.iter().map(ending).sum::<usize>()
         + config.devices.iter().filter(|device| device.posts.is_some()).count()
-}
-
-/// Whether a vCPU's own program ends by itself.
-pub(in crate::engine) fn ends(guest: &Guest, vcpu: u32) -> bool {
-    let code = &guest.code;
-    let main = code.main.get(vcpu as usize).and_then(|&main| code.programs.get(main as usize));
-    main.is_some_and(|program| !program.endless() && !program.is_empty())
 }
 
 /// A vCPU as a guest's kernel has left it after its boot, and how others see it. None: its memory is not there.

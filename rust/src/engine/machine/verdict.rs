@@ -73,7 +73,7 @@ pub(in crate::engine) fn asleep_with_interrupt<'m>(of: &impl Directory<'m>, runn
         virr,
         control,
         listed_on: task.listed_on,
-        sleep: runner.trail.count(),
+        sleep: runner.progress.trail.count(),
     })
 }
 
@@ -102,9 +102,9 @@ pub(in crate::engine) fn lost_wakeup<'m>(of: &impl Directory<'m>, lost: &Lost, r
     for runner in runners {
         let other = runner.task.slot;
         if other == slot {
-            let _ = write!(message, " {name}: {}.", runner.trail.words());
-        } else if runner.trail.posted_to(slot) {
-            let _ = write!(message, " {}: {}.", of.name(other), runner.trail.words());
+            let _ = write!(message, " {name}: {}.", runner.progress.trail.words());
+        } else if runner.progress.trail.posted_to(slot) {
+            let _ = write!(message, " {}: {}.", of.name(other), runner.progress.trail.words());
         }
     }
     record("lost-wakeup", slot, message)
@@ -127,13 +127,13 @@ pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[Runner]) 
                 (MpState::Halted, _) | (MpState::Runnable, true) => "sleeps",
                 (MpState::Runnable, false) => "runs",
             },
-            if runner.finished { "at its program's end" } else { "in its program" },
+            if runner.progress.finished { "at its program's end" } else { "in its program" },
             hex(pir),
             hex(virr),
             u8::from(control.outstanding()),
             u8::from(control.suppress()),
             control.vector(),
-            runner.trail.words(),
+            runner.progress.trail.words(),
         );
     }
     if runners.len() > MOST {
@@ -149,7 +149,7 @@ fn imbalance<'m>(of: &impl Directory<'m>, runner: &Runner, vector: u8, balance: 
         "{} interrupts with vector {vector:02X}H for {} {what}. Its last events: {}.",
         balance.unsigned_abs(),
         of.name(slot),
-        runner.trail.words()
+        runner.progress.trail.words()
     );
     record("imbalance", slot, message)
 }

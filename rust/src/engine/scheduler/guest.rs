@@ -4,8 +4,8 @@ use super::pcpu::Pcpu;
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
 use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr};
 use crate::engine::machine::verdict::Directory;
-use crate::engine::machine::{Runner, Trail, What};
-use crate::guest::{Action, Via, View};
+use crate::engine::machine::{Progress, Runner, Trail, What};
+use crate::guest::{Action, Moment, Via, View};
 use crate::hypervisor::{ApicIdentity, Instruction, LOCAL_TIMER_VECTOR, VcpuWords};
 use crate::memory::Owner;
 use crate::processor::{Access, Boundary, ExternalInterrupt, NonRoot, Notice, Outcome, local_apic};
@@ -50,7 +50,7 @@ impl Pcpu<'_, '_> {
     pub(super) fn guest(&mut self, runner: &mut Runner, inject: Option<u8>, nmi: bool) -> Left {
         let shared = self.shared;
         let Some(vm) = shared.vms.get(runner.task.vm as usize) else { return Left::Broken };
-        let Runner { task, cursor, computing, finished, trail, .. } = runner;
+        let Runner { task, cursor, progress: Progress { computing, finished, trail }, .. } = runner;
         let (slot, vcpu, mode, base) = (task.slot, task.vcpu.vcpu(), task.vcpu.mode(), task.vcpu.base());
         let mut guest = match NonRoot::enter(shared.memory, task.vcpu.vp_mut()) {
             Ok(guest) => guest,
@@ -104,15 +104,14 @@ impl Pcpu<'_, '_> {
                 vcpu,
                 vcpus: vm.vcpus.load(Ordering::Relaxed) as u32,
                 mode,
-                interrupts: guest.state().interrupt_flag,
                 base,
                 memory: &vm.memory,
                 identity: &identity,
                 stopping: shared.stopping(),
-                // There is no clock here.
-                now: u64::MAX,
             };
-            let action = cursor.next(&vm.guest.code, &view);
+            // There is no clock here.
+            let moment = Moment { interrupts: guest.state().interrupt_flag, now: u64::MAX };
+            let action = cursor.next(&vm.guest.code, &view, moment);
             if mode == ApicMode::Disabled && reaches_page(action) {
                 // There is no APIC at that address now: what is written there is lost.
                 continue;

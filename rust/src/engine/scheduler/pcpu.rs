@@ -234,18 +234,18 @@ impl<'s, 'm> Pcpu<'s, 'm> {
         {
             self.account.scheduling.migrations += 1;
         }
-        runner.trail.note(What::Loaded, 0, self.number);
+        runner.progress.trail.note(What::Loaded, 0, self.number);
         runner.task.load(self);
         match self.vcpu_run(&mut runner) {
             Leave::Preempted => {
-                runner.trail.note(What::Preempted, 0, self.number);
+                runner.progress.trail.note(What::Preempted, 0, self.number);
                 self.account.scheduling.preemptions += 1;
                 runner.task.put(self, Put::Preempted);
                 let pcpu = if self.shared.chaos().migrate { self.place_for(&runner) } else { self.number };
                 self.shared.enqueue(pcpu, runner);
             }
             Leave::Asleep => {
-                runner.trail.note(What::Slept, 0, self.number);
+                runner.progress.trail.note(What::Slept, 0, self.number);
                 self.account.scheduling.blocks += 1;
                 runner.task.put(self, Put::Blocking);
                 if let Some(runner) = self.shared.lie_down(runner) {
@@ -311,7 +311,7 @@ impl<'s, 'm> Pcpu<'s, 'm> {
             return Some(if preempt { Leave::Preempted } else { Leave::Asleep });
         }
         runner.woken = false;
-        runner.trail.note(What::Woke, 0, 0);
+        runner.progress.trail.note(What::Woke, 0, 0);
         runner.task.end_block(self);
         None
     }
@@ -319,7 +319,7 @@ impl<'s, 'm> Pcpu<'s, 'm> {
     fn restart(&mut self, runner: &mut Runner) {
         if let Some(vm) = self.shared.vms.get(runner.task.vm as usize) {
             runner.cursor.restart(&vm.guest.code, runner.task.vcpu.vcpu());
-            runner.computing = 0;
+            runner.progress.computing = 0;
             runner.task.vcpu.vp_mut().interrupt_flag = true;
         }
     }

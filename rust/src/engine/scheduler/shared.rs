@@ -7,7 +7,6 @@
 //! operation), looks at both once more, and parks. An unpark that comes early leaves a token.
 
 use crate::arch::NotificationDestination;
-use crate::engine::machine::setup::ends;
 use crate::engine::machine::verdict::Directory;
 use crate::engine::machine::{Chaos, Guest, MachineConfig, Runner};
 use crate::guest::GuestMemory;
@@ -207,7 +206,7 @@ impl<'m> Shared<'m> {
     /// The program of a vCPU is at its end.
     pub(super) fn program_ended(&self, slot: u32) {
         let Some(vm) = self.vm_of(slot) else { return };
-        if ends(vm.guest, slot - vm.first_slot) {
+        if vm.guest.code.ends(slot - vm.first_slot) {
             self.unfinished.fetch_sub(1, Ordering::AcqRel);
         }
     }

@@ -12,8 +12,8 @@ impl Simulation<'_, '_> {
     /// Closes the books.
     pub(super) fn close(mut self, end: &End) -> VirtualRun {
         let mut runners: Vec<Runner> = Vec::new();
-        for pcpu in &mut self.pcpus {
-            runners.extend(pcpu.runner.take().into_iter().chain(pcpu.queue.drain(..)).map(|runner| *runner));
+        for pcpu in self.pcpus {
+            runners.extend(pcpu.runner.take().into_iter().chain(pcpu.queue.take()).map(|runner| *runner));
         }
         runners.extend(self.beds.iter_mut().filter_map(Option::take).map(|runner| *runner));
         runners.sort_by_key(|runner| runner.task.slot);
@@ -25,7 +25,7 @@ impl Simulation<'_, '_> {
         }
         let (pending, wrong) = settle(&self, &mut account, &runners, complete, true);
         violations.extend(wrong);
-        if complete && violations.is_empty() && self.vms.iter().any(|vm| !vm.spinners.is_empty()) {
+        if complete && violations.is_empty() && self.vms.iter().any(|vm| !vm.spinners.borrow().is_empty()) {
             violations.push(stall(&self, &runners));
         }
         // Where nothing ends, the run is over when it is told so, or when nothing is left to do.
@@ -46,13 +46,13 @@ impl Simulation<'_, '_> {
 
     fn vm_results(&self, account: &Account) -> Vec<VmResult> {
         let result = |vm: &super::simulation::VmState<'_>| VmResult {
-            vcpus: vm.vcpus,
+            vcpus: vm.vcpus.get(),
             table: vm.vm.table_size(),
             last_index: vm.vm.last_pid_index,
             ipi_virtualization: vm.vm.apicv.ipiv_usable(),
             apicv: vm.vm.apicv.active,
             inhibits: vm.vm.inhibits(self.memory).map(Inhibits::reasons).unwrap_or_default(),
-            traffic: account.traffic(vm.first_slot, vm.vcpus),
+            traffic: account.traffic(vm.first_slot, vm.vcpus.get()),
         };
         self.vms.iter().map(result).collect()
     }

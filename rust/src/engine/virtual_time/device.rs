@@ -44,7 +44,7 @@ impl Simulation<'_, '_> {
 
     fn post(&mut self, device: &crate::engine::machine::Device, turn: u64) {
         let Some(vm) = self.vms.get(device.vm as usize) else { return };
-        let vcpu = device.vcpu.unwrap_or((turn % u64::from(vm.vcpus.max(1))) as u32);
+        let vcpu = device.vcpu.unwrap_or((turn % u64::from(vm.vcpus.get().max(1))) as u32);
         let vector = device.vectors.get(turn as usize % device.vectors.len().max(1)).copied().unwrap_or(0x40);
         let to = vm.first_slot + vcpu;
         let Some(slot) = Directory::slot(self, to) else { return };

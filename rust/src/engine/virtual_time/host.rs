@@ -55,20 +55,20 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
     }
 
     fn list_add(&mut self, slot: u32) {
-        if let Some(pcpu) = self.pcpus.get_mut(self.current as usize) {
-            pcpu.wakeup_list.push(slot);
+        if let Some(pcpu) = self.pcpus.get(self.current as usize) {
+            pcpu.wakeup_list.borrow_mut().push(slot);
         }
     }
 
     fn list_del(&mut self, pcpu: u32, slot: u32) {
-        if let Some(pcpu) = self.pcpus.get_mut(pcpu as usize) {
-            pcpu.wakeup_list.retain(|&listed| listed != slot);
+        if let Some(pcpu) = self.pcpus.get(pcpu as usize) {
+            pcpu.wakeup_list.borrow_mut().retain(|&listed| listed != slot);
         }
     }
 
     fn next_listed(&mut self) -> Option<u32> {
         let at = self.listing.take().unwrap_or(0);
-        let slot = self.pcpus.get(self.current as usize)?.wakeup_list.get(at).copied()?;
+        let slot = self.pcpus.get(self.current as usize)?.wakeup_list.borrow().get(at).copied()?;
         self.listing = Some(at + 1);
         Some(slot)
     }
@@ -108,7 +108,7 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
                     }
                 };
                 account.posted(to, vector, coalesced);
-                let written_at = self.pcpus.get(self.current as usize).map_or(self.now, |pcpu| pcpu.written_at);
+                let written_at = self.pcpus.get(self.current as usize).map_or(self.now, |pcpu| pcpu.written_at.get());
                 self.log_event(written_at, to, what, vector, to);
                 self.posted_for(to, vector, class, written_at);
             }

@@ -10,6 +10,7 @@
 //! root mode or on its way in, but two stretches of KVM's code do not interleave step by step: that is what the explorer
 //! is for.
 
+mod acts;
 mod calendar;
 mod close;
 mod costs;

@@ -9,10 +9,10 @@ use crate::engine::machine::{Runner, What};
 use crate::hypervisor::{
     Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, host_interrupt, set_inhibit,
 };
-use crate::memory::{prefetch, prefetch_whole};
-use crate::processor::{LocalApic, Pages};
+use crate::memory::{Line, prefetch, prefetch_whole};
+use crate::processor::{LocalApic, Pages, local_apic};
 use rand_xoshiro::rand_core::Rng;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 /// One of so many entries toggles APICv, where chaos does.
@@ -43,79 +43,108 @@ pub(super) enum Phase {
     Sleep,
 }
 
+/// What time needs of a pCPU is in cells: whoever acts holds a reference to its own for a whole turn, and reaches others'.
 pub(super) struct Pcpu<'m> {
-    pub(super) local: LocalApic<'m, Cell<u64>>,
-    pub(super) wakeup_list: Vec<u32>,
-    pub(super) queue: VecDeque<Box<Runner>>,
-    pub(super) runner: Option<Box<Runner>>,
-    pub(super) phase: Phase,
+    pub(super) local: RefCell<LocalApic<'m, Cell<u64>>>,
+    /// The request bits of its local APIC.
+    pub(super) requests: &'m Line<Cell<u64>>,
+    pub(super) wakeup_list: RefCell<Vec<u32>>,
+    pub(super) queue: RefCell<VecDeque<Box<Runner>>>,
+    pub(super) runner: Cell<Option<Box<Runner>>>,
+    pub(super) phase: Cell<Phase>,
     /// When what it was last busy with was done.
-    pub(super) clock: u64,
+    pub(super) clock: Cell<u64>,
     /// The local APIC may have something.
-    pub(super) attention: bool,
+    pub(super) attention: Cell<bool>,
     /// When the time slice ends.
-    pub(super) slice_end: u64,
+    pub(super) slice_end: Cell<u64>,
     /// It is over.
-    over: bool,
+    over: Cell<bool>,
     /// When the guest's computation, or its spinning, began.
-    pub(super) since: u64,
+    pub(super) since: Cell<u64>,
     /// The pages that the processor uses in the guest.
-    pub(super) pages: Option<Pages<'m, Cell<u64>>>,
+    pub(super) pages: Cell<Option<Pages<'m, Cell<u64>>>>,
     /// When its guest last wrote to its local APIC.
-    pub(super) written_at: u64,
+    pub(super) written_at: Cell<u64>,
     /// The word that the guest spins on, and what it saw there.
-    pub(super) spins_on: Option<(u64, u64)>,
+    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
     /// When the vCPU began to sleep, were it not for polling.
-    halted_at: u64,
+    halted_at: Cell<u64>,
     /// When its guest wrote the interrupt command that exited, until it is back in the guest.
-    pub(super) sending: Option<u64>,
+    pub(super) sending: Cell<Option<u64>>,
     /// Until when somebody of the host's has it.
-    pub(super) taken_until: u64,
+    pub(super) taken_until: Cell<u64>,
 }
 
 impl<'m> Pcpu<'m> {
-    pub(super) const fn new(local: LocalApic<'m, Cell<u64>>) -> Self {
+    pub(super) const fn new(requests: &'m Line<Cell<u64>>) -> Self {
         Self {
-            local,
-            wakeup_list: Vec::new(),
-            queue: VecDeque::new(),
-            runner: None,
-            phase: Phase::Idle,
-            clock: 0,
-            attention: false,
-            slice_end: 0,
-            over: false,
-            since: 0,
-            pages: None,
-            written_at: 0,
-            spins_on: None,
-            halted_at: 0,
-            sending: None,
-            taken_until: 0,
+            local: RefCell::new(LocalApic::new(requests)),
+            requests,
+            wakeup_list: RefCell::new(Vec::new()),
+            queue: RefCell::new(VecDeque::new()),
+            runner: Cell::new(None),
+            phase: Cell::new(Phase::Idle),
+            clock: Cell::new(0),
+            attention: Cell::new(false),
+            slice_end: Cell::new(0),
+            over: Cell::new(false),
+            since: Cell::new(0),
+            pages: Cell::new(None),
+            written_at: Cell::new(0),
+            spins_on: Cell::new(None),
+            halted_at: Cell::new(0),
+            sending: Cell::new(None),
+            taken_until: Cell::new(0),
         }
+    }
+
+    /// A vCPU that stays where it is is looked at.
+    pub(super) fn look_at_runner<T>(&self, look: impl FnOnce(&Runner) -> T) -> Option<T> {
+        let runner = self.runner.take();
+        let seen = runner.as_deref().map(look);
+        self.runner.set(runner);
+        seen
+    }
+
+    fn acknowledge(&self) -> Option<u8> {
+        self.local.borrow_mut().acknowledge()
+    }
+
+    fn end_of_interrupt(&self) {
+        self.local.borrow_mut().eoi();
+    }
+
+    /// A physical interrupt is requested.
+    #[inline]
+    pub(super) fn request(&self, vector: u8) {
+        local_apic::request(self.requests, vector);
+        self.attention.set(true);
     }
 
     /// Whether an interrupt that arrives is looked at at once.
     #[inline]
-    pub(super) const fn listens(&self) -> bool {
-        matches!(self.phase, Phase::Guest | Phase::Idle | Phase::Poll { .. })
+    pub(super) fn listens(&self) -> bool {
+        matches!(self.phase.get(), Phase::Guest | Phase::Idle | Phase::Poll { .. })
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.phase.get(), Phase::Idle)
     }
 
     /// Asks for the memory that its next turn leads to.
     pub(super) fn read_ahead(&self) {
-        prefetch(self.local.requests(), 0);
-        if let Some(pages) = &self.pages {
+        prefetch(self.requests, 0);
+        if let Some(pages) = self.pages.get() {
             pages.read_ahead();
         }
-        if let Some(runner) = self.runner.as_deref() {
-            prefetch_whole(runner);
-        }
+        self.look_at_runner(prefetch_whole);
     }
 }
 
 /// What comes of a phase.
 pub(super) enum Next {
-    Go(Phase),
+    Go,
     /// Nothing until this time, or until somebody else sees to it.
     Wait(u64),
     /// The vCPU leaves the pCPU, and could go on.
@@ -126,58 +155,96 @@ pub(super) enum Next {
     Broken,
 }
 
-impl Simulation<'_, '_> {
+impl<'m, 'o> Simulation<'m, 'o> {
     /// The pCPU whose turn it is acts, until somebody else has to. Returns when it acts again.
-    pub(super) fn turn(&mut self) -> u64 {
-        let again = self.take_turn();
-        self.pcpus[self.current as usize].clock = self.now;
+    #[inline]
+    pub(super) fn turn(&mut self, at: &'o Pcpu<'m>) -> u64 {
+        let again = match at.runner.take() {
+            Some(mut runner) if matches!(at.phase.get(), Phase::Guest) => match self.guest(at, &mut runner) {
+                Next::Wait(until) => {
+                    // Nearly always.
+                    at.runner.set(Some(runner));
+                    until
+                }
+                next => self.go_on_after(at, runner, next),
+            },
+            Some(runner) => self.go_on_with(at, runner),
+            None => self.idle_turn(at),
+        };
+        at.clock.set(self.now);
         again
     }
 
-    fn take_turn(&mut self) -> u64 {
-        let number = self.current as usize;
+    /// The turn of a pCPU without a vCPU.
+    #[inline(never)]
+    fn idle_turn(&mut self, at: &'o Pcpu<'m>) -> u64 {
+        match self.find_work() {
+            Some(runner) => self.go_on_with(at, runner),
+            None => self.free_again(),
+        }
+    }
+
+    #[inline(never)]
+    fn go_on_with(&mut self, at: &'o Pcpu<'m>, mut runner: Box<Runner>) -> u64 {
+        let next = self.phase(at, &mut runner);
+        self.go_on_after(at, runner, next)
+    }
+
+    /// From phase to phase, and vCPU to vCPU, while nobody else has to act.
+    #[inline(never)]
+    fn go_on_after(&mut self, at: &'o Pcpu<'m>, mut runner: Box<Runner>, mut next: Next) -> u64 {
         loop {
-            let Some(mut runner) = self.pcpus[number].runner.take() else {
-                if !self.idle_turn() {
-                    return self.free_again();
-                }
-                continue;
-            };
-            match self.go_on(&mut runner) {
-                Next::Go(_) | Next::Broken => {
-                    self.pcpus[number].runner = Some(runner);
+            while matches!(next, Next::Go) && self.now < self.limit {
+                next = self.phase(at, &mut runner);
+            }
+            match next {
+                Next::Go | Next::Broken => {
+                    at.runner.set(Some(runner));
                     return self.now;
                 }
                 Next::Wait(until) => {
-                    self.pcpus[number].runner = Some(runner);
+                    at.runner.set(Some(runner));
                     return until;
                 }
                 Next::Preempted => self.preempted(runner),
                 Next::Asleep => self.asleep(runner),
             }
-            self.pcpus[number].phase = Phase::Idle;
+            at.phase.set(Phase::Idle);
             self.idle += 1;
             if self.now >= self.limit {
                 return self.now;
             }
+            let Some(found) = self.find_work() else { return self.free_again() };
+            runner = found;
+            next = self.phase(at, &mut runner);
         }
     }
 
-    /// Takes a vCPU, if there is one to be run. Returns whether there was.
-    fn idle_turn(&mut self) -> bool {
-        let number = self.current as usize;
+    fn phase(&mut self, at: &'o Pcpu<'m>, runner: &mut Runner) -> Next {
+        if matches!(at.phase.get(), Phase::Guest) {
+            return self.guest(at, runner);
+        }
+        let since = self.now;
+        let next = self.in_root(runner);
+        self.spent.exits += self.now - since;
+        next
+    }
+
+    /// Takes a vCPU, if there is one to be run.
+    fn find_work(&mut self) -> Option<Box<Runner>> {
+        let at = self.at();
         let since = self.now;
         self.root_interrupts(None);
         self.spent.exits += self.now - since;
-        let count = self.pcpus.len();
-        let found = if self.queued == 0 || self.taken() {
+        let (number, count) = (self.current as usize, self.pcpus.len());
+        let found = if self.queued == 0 || self.taken(at) {
             None
         } else if self.timetable.is_some() {
-            self.pcpus[number].queue.pop_front()
+            at.queue.borrow_mut().pop_front()
         } else {
-            (0..count).find_map(|i| self.pcpus[(number + i) % count].queue.pop_front())
+            (0..count).find_map(|i| self.pcpus[(number + i) % count].queue.borrow_mut().pop_front())
         };
-        let Some(mut runner) = found else { return false };
+        let mut runner = found?;
         self.queued -= 1;
         self.idle -= 1;
         self.spend(self.costs.context_switch);
@@ -194,38 +261,23 @@ impl Simulation<'_, '_> {
         if self.config.chaos.preempt {
             slice = 1 + self.random.next_u64() % slice.max(1);
         }
-        let at = &mut self.pcpus[number];
-        (at.slice_end, at.over, at.phase) = (self.now + slice, false, Phase::Root);
-        at.runner = Some(runner);
-        true
+        at.slice_end.set(self.now + slice);
+        at.over.set(false);
+        at.phase.set(Phase::Root);
+        Some(runner)
     }
 
-    /// Goes from phase to phase while nobody else has to act.
-    fn go_on(&mut self, runner: &mut Runner) -> Next {
-        let number = self.current as usize;
-        loop {
-            let in_guest = matches!(self.pcpus[number].phase, Phase::Guest);
-            let next = if in_guest {
-                self.guest(runner)
-            } else {
-                let since = self.now;
-                let next = self.in_root(runner);
-                self.spent.exits += self.now - since;
-                next
-            };
-            let Next::Go(phase) = next else { return next };
-            self.pcpus[number].phase = phase;
-            if self.now >= self.limit {
-                return next;
-            }
-        }
+    /// The pCPU that acts goes on with a phase.
+    pub(super) fn go(&self, phase: Phase) -> Next {
+        self.at().phase.set(phase);
+        Next::Go
     }
 
     /// A phase outside of the guest.
     #[inline(never)]
     fn in_root(&mut self, runner: &mut Runner) -> Next {
-        match self.pcpus[self.current as usize].phase {
-            Phase::Guest => Next::Go(Phase::Guest),
+        match self.at().phase.get() {
+            Phase::Guest => Next::Go,
             Phase::Root | Phase::Idle => self.root(runner),
             Phase::Enter { inject, nmi } => self.enter(runner, inject, nmi),
             Phase::Exited { exit, acknowledged, instruction } => self.exited(runner, exit, acknowledged, instruction),
@@ -238,17 +290,18 @@ impl Simulation<'_, '_> {
     }
 
     /// Somebody else waits for this pCPU.
-    pub(super) fn others(&self) -> bool {
-        !self.pcpus[self.current as usize].queue.is_empty() || self.taken()
+    #[inline]
+    pub(super) fn others(&self, at: &Pcpu<'_>) -> bool {
+        !at.queue.borrow().is_empty() || self.taken(at)
     }
 
     /// Interrupts that arrived in root mode go to the host's handlers. Returns whether the time slice is over.
     fn root_interrupts(&mut self, mut runner: Option<&mut Runner>) -> bool {
-        let number = self.current as usize;
+        let at = self.at();
         let mut over = false;
-        while std::mem::take(&mut self.pcpus[number].attention) {
-            while let Some(vector) = self.pcpus[number].local.acknowledge() {
-                self.pcpus[number].local.eoi();
+        while at.attention.take() {
+            while let Some(vector) = at.acknowledge() {
+                at.end_of_interrupt();
                 self.spend(self.costs.host_interrupt);
                 let task = runner.as_mut().map(|runner| &mut runner.task);
                 over |= host_interrupt(self, vector, task) == Handled::Reschedule;
@@ -259,13 +312,13 @@ impl Simulation<'_, '_> {
 
     /// The top of `vcpu_run`.
     fn root(&mut self, runner: &mut Runner) -> Next {
-        let number = self.current as usize;
-        let over = self.root_interrupts(Some(runner)) | std::mem::take(&mut self.pcpus[number].over);
-        if over && (self.others() || self.config.chaos.preempt) {
+        let at = self.at();
+        let over = self.root_interrupts(Some(runner)) | at.over.take();
+        if over && (self.others(at) || self.config.chaos.preempt) {
             return Next::Preempted;
         }
         if runner.task.blocking {
-            return Next::Go(Phase::CheckBlock);
+            return self.go(Phase::CheckBlock);
         }
         if runner.task.mp_state != MpState::Runnable {
             return self.halted(runner);
@@ -273,11 +326,11 @@ impl Simulation<'_, '_> {
         match runner.task.prepare_entry(self) {
             Entry::Enter { inject, nmi } => {
                 self.spend(self.costs.vm_entry);
-                Next::Go(Phase::Enter { inject, nmi })
+                self.go(Phase::Enter { inject, nmi })
             }
             Entry::Again | Entry::Block => {
                 self.spend(self.costs.instruction);
-                Next::Go(Phase::Root)
+                self.go(Phase::Root)
             }
             Entry::Restart => self.restart(runner),
             Entry::Gone => self.give_up(runner, "it is no longer there"),
@@ -295,11 +348,11 @@ impl Simulation<'_, '_> {
     fn restart(&mut self, runner: &mut Runner) -> Next {
         if let Some(vm) = self.vms.get(runner.task.vm as usize) {
             runner.cursor.restart(&vm.guest.code, runner.task.vcpu.vcpu());
-            runner.computing = 0;
+            runner.progress.computing = 0;
             runner.task.vcpu.vp_mut().interrupt_flag = true;
         }
         self.spend(self.costs.instruction);
-        Next::Go(Phase::Root)
+        self.go(Phase::Root)
     }
 
     /// VM entry is complete: the guest's first instruction is next.
@@ -327,46 +380,46 @@ impl Simulation<'_, '_> {
             (ExitReason::ExternalInterrupt, _) => costs.exit_interrupt,
             _ => costs.exit_other,
         });
-        Next::Go(Phase::Handle { exit, acknowledged, instruction })
+        self.go(Phase::Handle { exit, acknowledged, instruction })
     }
 
     fn handle(&mut self, runner: &mut Runner, exit: Exit, acknowledged: Option<u8>, instruction: Instruction) -> Next {
-        let number = self.current as usize;
+        let at = self.at();
         let handled = runner.task.handle_exit(self, exit, acknowledged, instruction);
         if acknowledged.is_some() {
             // The host's handler ends with its EOI.
-            self.pcpus[number].local.eoi();
-            self.pcpus[number].attention = true;
+            at.end_of_interrupt();
+            at.attention.set(true);
         }
         match handled {
             Handled::Continue => {}
-            Handled::Reschedule => self.pcpus[number].over = true,
+            Handled::Reschedule => at.over.set(true),
             Handled::Broken(failure) => return self.give_up(runner, &failure.to_string()),
         }
-        Next::Go(Phase::Root)
+        self.go(Phase::Root)
     }
 
     /// The vCPU has nothing to run: its pCPU polls for a while, unless somebody else wants it. (`kvm_vcpu_halt`)
     fn halted(&mut self, runner: &Runner) -> Next {
-        let number = self.current as usize;
-        self.pcpus[number].halted_at = self.now;
+        let at = self.at();
+        at.halted_at.set(self.now);
         let poll = self.polls[runner.task.slot as usize];
-        if runner.task.mp_state != MpState::Halted || poll == 0 || self.others() {
-            return Next::Go(Phase::Block);
+        if runner.task.mp_state != MpState::Halted || poll == 0 || self.others(at) {
+            return self.go(Phase::Block);
         }
-        Next::Go(Phase::Poll { since: self.now, until: self.now + u64::from(poll) })
+        self.go(Phase::Poll { since: self.now, until: self.now + u64::from(poll) })
     }
 
     fn poll(&mut self, runner: &mut Runner, since: u64, until: u64) -> Next {
-        let number = self.current as usize;
+        let at = self.at();
         let over = self.root_interrupts(Some(runner));
-        self.pcpus[number].over |= over;
+        at.over.set(at.over.get() | over);
         if runner.task.poll(self) {
             // The look before sleeping finds the same, and lets it go on.
-            return Next::Go(Phase::Block);
+            return self.go(Phase::Block);
         }
-        if self.now >= until || self.others() {
-            return Next::Go(Phase::Block);
+        if self.now >= until || self.others(at) {
+            return self.go(Phase::Block);
         }
         Next::Wait(next_round(since, until, self.costs.halt_poll_spin))
     }
@@ -375,7 +428,7 @@ impl Simulation<'_, '_> {
     fn block(&mut self, runner: &mut Runner) -> Next {
         if runner.task.begin_block(self) {
             self.spend(self.costs.instruction);
-            return Next::Go(Phase::CheckBlock);
+            return self.go(Phase::CheckBlock);
         }
         self.slept(runner);
         runner.task.end_block(self);
@@ -387,7 +440,7 @@ impl Simulation<'_, '_> {
             return self.restart(runner);
         }
         self.spend(self.costs.instruction);
-        Next::Go(Phase::Root)
+        self.go(Phase::Root)
     }
 
     fn check_block(&mut self, runner: &mut Runner) -> Next {
@@ -399,20 +452,20 @@ impl Simulation<'_, '_> {
                 return Next::Preempted;
             }
             self.spend(self.costs.context_switch);
-            return Next::Go(Phase::Sleep);
+            return self.go(Phase::Sleep);
         }
         runner.woken = false;
         self.slept(runner);
         self.note_event(runner, What::Woke, 0, 0);
         runner.task.end_block(self);
         self.spend(self.costs.instruction);
-        Next::Go(Phase::Root)
+        self.go(Phase::Root)
     }
 
     /// How long the vCPU had nothing to do decides how long its pCPU polls the next time. (`kvm_vcpu_halt`)
     fn slept(&mut self, runner: &Runner) {
         let most = self.costs.halt_poll;
-        let slept = self.now.saturating_sub(self.pcpus[self.current as usize].halted_at);
+        let slept = self.now.saturating_sub(self.at().halted_at.get());
         let Some(poll) = self.polls.get_mut(runner.task.slot as usize) else { return };
         if slept <= u64::from(*poll) {
             return;

@@ -14,12 +14,12 @@ use crate::guest::GuestMemory;
 use crate::hypervisor::policy::HostVector;
 use crate::hypervisor::{Slot, Vcpu, Vm};
 use crate::memory::{Owner, PhysicalMemory, prefetch_whole};
-use crate::processor::{LocalApic, local_apic};
+use crate::processor::local_apic;
 use crate::record::Account;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rustc_hash::FxHashMap;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 pub(super) type Memory = PhysicalMemory<Cell<u64>>;
 
@@ -81,11 +81,11 @@ pub(super) struct VmState<'m> {
     pub(super) memory: GuestMemory<'m, Cell<u64>>,
     pub(super) first_slot: u32,
     /// vCPUs that it has now.
-    pub(super) vcpus: u32,
+    pub(super) vcpus: Cell<u32>,
     /// vCPU k has APIC ID k.
     pub(super) plain_ids: bool,
     /// pCPUs whose guests spin.
-    pub(super) spinners: Vec<u32>,
+    pub(super) spinners: RefCell<Vec<u32>>,
 }
 
 /// Where a vCPU is.
@@ -100,9 +100,9 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) memory: &'m Memory,
     pub(super) config: &'m MachineConfig,
     pub(super) costs: &'o Costs,
-    pub(super) vms: Vec<VmState<'m>>,
+    pub(super) vms: &'o [VmState<'m>],
     pub(super) slots: Vec<Option<Slot<'m, Cell<u64>>>>,
-    pub(super) pcpus: Vec<Pcpu<'m>>,
+    pub(super) pcpus: &'o [Pcpu<'m>],
     pub(super) devices: Vec<DeviceState>,
     /// vCPUs that sleep.
     pub(super) beds: Vec<Option<Box<Runner>>>,
@@ -194,7 +194,9 @@ fn run_by(
         made.push(Vm::prepare(&memory, &guest.config).map_err(|error| MachineError::Vm { vm, error })?);
     }
     let (vms, descriptors): (Vec<Vm>, Vec<Vec<u64>>) = made.into_iter().unzip();
-    let mut simulation = Simulation::new(&memory, config, &vms, &options)?;
+    let pcpus = pcpus(&memory, config.pcpus)?;
+    let states = vm_states(&memory, config, &vms)?;
+    let mut simulation = Simulation::new(&memory, config, &pcpus, &states, options.costs, options.log)?;
     simulation.timetable = timetable;
     simulation.set_clock();
     let mut place = 0;
@@ -210,33 +212,47 @@ fn run_by(
     Ok(simulation.close(&end))
 }
 
+fn pcpus(memory: &Memory, count: u32) -> Result<Vec<Pcpu<'_>>, MachineError> {
+    let mut pcpus = Vec::with_capacity(count as usize);
+    for pcpu in 0..count {
+        let address = memory.allocate(Owner::LocalApic { pcpu }, 64, 64)?;
+        pcpus.extend(memory.line(address).map(Pcpu::new));
+    }
+    Ok(pcpus)
+}
+
+fn vm_states<'m>(
+    memory: &'m Memory,
+    config: &'m MachineConfig,
+    vms: &'m [Vm],
+) -> Result<Vec<VmState<'m>>, MachineError> {
+    let mut first_slot = 0;
+    let mut states = Vec::with_capacity(vms.len());
+    for (number, (vm, guest)) in (0..).zip(vms.iter().zip(&config.guests)) {
+        states.push(VmState {
+            vm,
+            guest,
+            memory: guest_memory(memory, guest, number)?,
+            first_slot,
+            vcpus: Cell::new(guest.config.apic_ids.len() as u32),
+            plain_ids: guest.config.apic_ids.iter().zip(0..).all(|(&id, vcpu)| id == vcpu),
+            spinners: RefCell::new(Vec::new()),
+        });
+        first_slot += guest.capacity();
+    }
+    Ok(states)
+}
+
 impl<'m, 'o> Simulation<'m, 'o> {
     fn new(
         memory: &'m Memory,
         config: &'m MachineConfig,
-        vms: &'m [Vm],
-        options: &Options<'o>,
+        pcpus: &'o [Pcpu<'m>],
+        vms: &'o [VmState<'m>],
+        costs: &'o Costs,
+        log: usize,
     ) -> Result<Self, MachineError> {
-        let mut pcpus = Vec::with_capacity(config.pcpus as usize);
-        for pcpu in 0..config.pcpus {
-            let address = memory.allocate(Owner::LocalApic { pcpu }, 64, 64)?;
-            pcpus.extend(memory.line(address).map(|line| Pcpu::new(LocalApic::new(line))));
-        }
-        let mut first_slot = 0;
-        let mut states = Vec::with_capacity(vms.len());
-        for (number, (vm, guest)) in (0..).zip(vms.iter().zip(&config.guests)) {
-            states.push(VmState {
-                vm,
-                guest,
-                memory: guest_memory(memory, guest, number)?,
-                first_slot,
-                vcpus: guest.config.apic_ids.len() as u32,
-                plain_ids: guest.config.apic_ids.iter().zip(0..).all(|(&id, vcpu)| id == vcpu),
-                spinners: Vec::new(),
-            });
-            first_slot += guest.capacity();
-        }
-        let slots = first_slot as usize;
+        let slots = config.slots() as usize;
         let mut calendar = Calendar::new(pcpus.len() + config.devices.len() + 1);
         for device in 0..config.devices.len() {
             calendar.set((pcpus.len() + device) as u32, 0);
@@ -244,8 +260,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         Ok(Self {
             memory,
             config,
-            costs: options.costs,
-            vms: states,
+            costs,
+            vms,
             slots: vec![None; slots],
             idle: pcpus.len(),
             queued: 0,
@@ -257,7 +273,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             calendar,
             account: Account::new(slots),
             stopwatch: Stopwatch::new(slots).map_err(|_| MachineError::Histogram)?,
-            log: Log::new(options.log),
+            log: Log::new(log),
             spent: Spent::default(),
             timetable: None,
             random: Xoshiro256PlusPlus::seed_from_u64(config.seed),
@@ -291,7 +307,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.stopping = self.config.ends() && self.unfinished == 0;
         let (first_device, clock) = (self.pcpus.len() as u32, self.clock());
         let time_limit = cycles.unwrap_or(NEVER);
-        let large = self.pcpus.len() > FITS;
+        let pcpus = self.pcpus;
+        let large = pcpus.len() > FITS;
         // Asked before the first turn too.
         let mut turns = TURNS;
         loop {
@@ -312,18 +329,18 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             if arrival <= time {
                 let Some(Arrival { pcpu, vector, .. }) = self.calendar.arrive() else { return End::Complete };
-                self.request(pcpu, vector);
+                let Some(at) = pcpus.get(pcpu as usize) else { continue };
+                at.request(vector);
                 self.current = NOBODY;
                 if large {
                     self.ask_for(self.calendar.arrival_after(2 * READ_AHEAD));
                     self.ask_for_guest(self.calendar.arrival_after(READ_AHEAD));
                 }
-                let at = &self.pcpus[pcpu as usize];
                 if !at.listens() {
                     // It is looked at when the stretch of code that is under way is over.
                     continue;
                 }
-                if arrival == time || at.clock > arrival || self.calendar.arrival_time() == arrival {
+                if arrival == time || at.clock.get() > arrival || self.calendar.arrival_time() == arrival {
                     self.act_by(pcpu, arrival);
                     continue;
                 }
@@ -346,18 +363,23 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 continue;
             }
             (self.current, self.now) = (actor, time);
-            let (next_time, next) = self.calendar.rival(actor);
+            // It is nobody's rival while it acts.
+            self.calendar.remove(actor);
+            let (next_time, next) = self.calendar.first();
             self.limit = self.calendar.arrival_time().min(next_time.saturating_add(u64::from(actor < next)));
             // While it stops, whoever waits for the end sees it.
             self.limit = self.limit.min(if self.stopping { time + TICK } else { time_limit });
             if large {
                 self.ask_for(Some(next));
             }
-            let again = if actor >= first_device { self.device(actor - first_device) } else { self.turn() };
+            let again = match pcpus.get(actor as usize) {
+                Some(at) => self.turn(at),
+                None => self.device(actor - first_device),
+            };
             if large {
                 self.ask_for_guest(Some(next));
             }
-            self.calendar.set(actor, again);
+            self.calendar.lower(actor, again);
             turns += 1;
         }
     }
@@ -404,19 +426,17 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let vector = HostVector::Wakeup.vector();
         lost.listed_on.is_some_and(|pcpu| {
             self.calendar.under_way(pcpu, vector)
-                || self.pcpus.get(pcpu as usize).is_some_and(|at| local_apic::requested(at.local.requests(), vector))
+                || self.pcpus.get(pcpu as usize).is_some_and(|at| local_apic::requested(at.requests, vector))
         })
     }
 
     fn hot_add(&mut self) {
         let Some(vm) = self.vms.first() else { return };
-        let number = vm.vcpus;
+        let number = vm.vcpus.get();
         let Ok(vcpu) = vm.vm.add_vcpu(self.memory, number, number, vm.guest.config.mode) else { return };
         self.added += 1;
         self.start(0, vcpu, number % self.config.pcpus.max(1));
-        if let Some(vm) = self.vms.first_mut() {
-            vm.vcpus = number + 1;
-        }
+        vm.vcpus.set(number + 1);
     }
 
     /// A program that ends by itself, or a device's, is at its end.
@@ -431,13 +451,19 @@ impl<'m, 'o> Simulation<'m, 'o> {
     fn stop(&mut self) {
         self.stopping = true;
         let seen = self.now + u64::from(self.costs.line_transfer);
-        for vm in 0..self.vms.len() {
-            for at in 0..self.vms[vm].spinners.len() {
-                let spinner = self.vms[vm].spinners[at];
-                let since = self.pcpus[spinner as usize].since;
-                self.act_by(spinner, next_round(since, seen, self.costs.spin));
+        let (vms, pcpus) = (self.vms, self.pcpus);
+        for vm in vms {
+            for &spinner in &*vm.spinners.borrow() {
+                let pcpu = &pcpus[spinner as usize];
+                self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
             }
         }
+    }
+
+    /// The pCPU that acts.
+    #[inline]
+    pub(super) fn at(&self) -> &'o Pcpu<'m> {
+        &self.pcpus[self.current as usize]
     }
 
     /// Time passes for the pCPU that acts.
@@ -446,12 +472,23 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.now += u64::from(cycles);
     }
 
-    /// A pCPU acts at `time`, or earlier if it would anyway; or as soon as it has done what it is busy with.
-    #[inline]
+    /// An actor acts at `time`, or earlier if it would anyway; a pCPU as soon as it has done what it is busy with.
     pub(super) fn act_by(&mut self, actor: u32, time: u64) {
-        let time = self.pcpus.get(actor as usize).map_or(time, |pcpu| time.max(pcpu.clock));
+        match self.pcpus.get(actor as usize) {
+            Some(pcpu) => self.pcpu_acts_by(actor, pcpu, time),
+            None => self.actor_acts_by(actor, time),
+        }
+    }
+
+    #[inline]
+    pub(super) fn pcpu_acts_by(&mut self, actor: u32, pcpu: &Pcpu<'_>, time: u64) {
+        self.actor_acts_by(actor, time.max(pcpu.clock.get()));
+    }
+
+    #[inline]
+    fn actor_acts_by(&mut self, actor: u32, time: u64) {
         if actor != self.current && time < self.calendar.time(actor) {
-            self.calendar.set(actor, time);
+            self.calendar.lower(actor, time);
             self.limit = self.limit.min(time.saturating_add(u64::from(self.current < actor)));
         }
     }
@@ -472,9 +509,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     pub(super) fn request(&mut self, pcpu: u32, vector: u8) {
-        let at = &mut self.pcpus[pcpu as usize];
-        local_apic::request(at.local.requests(), vector);
-        at.attention = true;
+        self.pcpus[pcpu as usize].request(vector);
     }
 
     /// Asks for the memory of a pCPU that acts soon.
@@ -497,10 +532,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
     pub(super) fn enqueue(&mut self, pcpu: u32, runner: Box<Runner>, delay: u32) {
         let at = pcpu as usize % self.pcpus.len().max(1);
         self.whereabouts[runner.task.slot as usize] = Whereabouts::Queued;
-        let Some(mine) = self.pcpus.get_mut(at) else { return };
-        mine.queue.push_back(runner);
+        let Some(mine) = self.pcpus.get(at) else { return };
+        mine.queue.borrow_mut().push_back(runner);
         self.queued += 1;
-        let (idle, slice_end) = (mine.phase == Phase::Idle, mine.slice_end);
+        let (idle, slice_end) = (mine.is_idle(), mine.slice_end.get());
         let soon = self.now + u64::from(delay);
         if idle {
             self.act_by(at as u32, soon);
@@ -510,7 +545,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.act_by(at as u32, slice_end.max(self.now));
         if self.idle > 0 && self.timetable.is_none() {
             let count = self.pcpus.len();
-            let other = (1..count).map(|i| (at + i) % count).find(|&other| self.pcpus[other].phase == Phase::Idle);
+            let other = (1..count).map(|i| (at + i) % count).find(|&other| self.pcpus[other].is_idle());
             if let Some(other) = other {
                 self.act_by(other as u32, soon);
             }
@@ -520,7 +555,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// What a vCPU does, for its trail and the log.
     #[inline]
     pub(super) fn note_event(&mut self, runner: &mut Runner, what: What, vector: u8, other: u32) {
-        runner.trail.note(what, vector, other);
+        runner.progress.trail.note(what, vector, other);
         self.log_event(self.now, runner.task.slot, what, vector, other);
     }
 
@@ -546,7 +581,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     #[inline]
     pub(super) fn seen_by_poller(&mut self, slot: u32) {
         if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get(slot as usize)
-            && let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase
+            && let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase.get()
         {
             let seen = self.now + u64::from(self.costs.line_transfer);
             self.act_by(pcpu, next_round(since, seen, self.costs.halt_poll_spin));

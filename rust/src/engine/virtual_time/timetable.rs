@@ -1,11 +1,11 @@
 //! When the vCPUs of a recording do not run: their halts end, and the host takes their pCPUs away.
 
 use super::calendar::NEVER;
-use super::pcpu::Phase;
+use super::pcpu::{Pcpu, Phase};
 use super::simulation::{Simulation, Whereabouts};
 use crate::arch::Clause;
+use crate::engine::machine::Runner;
 use crate::hypervisor::{LOCAL_TIMER_VECTOR, MpState, software_post};
-use crate::processor::Outcome;
 use crate::record::Fate;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -45,9 +45,9 @@ impl Timetable {
     }
 
     /// An interrupt command was sent.
-    pub(super) fn sent(&mut self, slot: u32, outcome: &Outcome) {
+    pub(super) fn sent(&mut self, slot: u32, fate: (Fate, Option<Clause>)) {
         if let Some(fates) = self.fates.get_mut(slot as usize) {
-            fates.push(Fate::of(outcome));
+            fates.push(fate);
         }
     }
 
@@ -103,19 +103,21 @@ impl Simulation<'_, '_> {
 
     /// A vCPU waits for a start-up IPI: no timer ends that.
     fn waits_for_start_up(&self, slot: u32) -> bool {
-        let runner = match self.whereabouts.get(slot as usize) {
-            Some(Whereabouts::Asleep) => self.beds.get(slot as usize).and_then(Option::as_deref),
-            Some(&Whereabouts::OnPcpu(pcpu)) => self.pcpus.get(pcpu as usize).and_then(|at| at.runner.as_deref()),
-            _ => None,
-        };
-        runner.is_some_and(|runner| runner.task.mp_state == MpState::InitReceived)
+        let waits = |runner: &Runner| runner.task.mp_state == MpState::InitReceived;
+        match self.whereabouts.get(slot as usize) {
+            Some(Whereabouts::Asleep) => self.beds.get(slot as usize).and_then(Option::as_deref).is_some_and(waits),
+            Some(&Whereabouts::OnPcpu(pcpu)) => {
+                self.pcpus.get(pcpu as usize).and_then(|at| at.look_at_runner(waits)).unwrap_or(false)
+            }
+            _ => false,
+        }
     }
 
     /// The host runs something else on the pCPU of a vCPU.
     fn take_pcpu(&mut self, Preemption { slot, until, .. }: Preemption) {
-        let Some(pcpu) = self.pcpus.get_mut(slot as usize) else { return };
-        pcpu.taken_until = pcpu.taken_until.max(until);
-        let phase = pcpu.phase;
+        let Some(pcpu) = self.pcpus.get(slot as usize) else { return };
+        pcpu.taken_until.set(pcpu.taken_until.get().max(until));
+        let phase = pcpu.phase.get();
         if phase != Phase::Idle {
             self.request(slot, LOCAL_TIMER_VECTOR);
             if matches!(phase, Phase::Guest | Phase::Poll { .. }) {
@@ -125,13 +127,14 @@ impl Simulation<'_, '_> {
     }
 
     /// The pCPU that acts is the host's for now.
-    pub(super) fn taken(&self) -> bool {
-        self.pcpus[self.current as usize].taken_until > self.now
+    #[inline]
+    pub(super) fn taken(&self, at: &Pcpu<'_>) -> bool {
+        at.taken_until.get() > self.now
     }
 
     /// When the pCPU that acts, and has nobody to run, looks again by itself.
     pub(super) fn free_again(&self) -> u64 {
-        let at = &self.pcpus[self.current as usize];
-        if at.queue.is_empty() || !self.taken() { NEVER } else { at.taken_until }
+        let at = self.at();
+        if at.queue.borrow().is_empty() || !self.taken(at) { NEVER } else { at.taken_until.get() }
     }
 }
