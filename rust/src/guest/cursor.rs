@@ -13,6 +13,7 @@ use crate::hypervisor::ApicIdentity;
 use crate::memory::Word;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use smallvec::SmallVec;
 
 /// What the vCPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,9 +152,9 @@ impl Frame {
 pub struct Cursor {
     frame: Frame,
     /// Frames that handlers have interrupted, the program's first. What idles is not among them.
-    below: Vec<Frame>,
+    below: SmallVec<[Frame; 2]>,
     /// How often each loop of each frame has gone round.
-    rounds: Vec<u64>,
+    rounds: SmallVec<[u64; 2]>,
     random: Xoshiro256PlusPlus,
     /// Signals counted when this vCPU last waited for each.
     waited: Vec<u64>,
@@ -173,8 +174,8 @@ impl Cursor {
     pub fn new(code: &GuestCode, vcpu: u32, seed: u64) -> Self {
         let mut cursor = Self {
             frame: Frame::IDLE,
-            below: Vec::with_capacity(2),
-            rounds: Vec::new(),
+            below: SmallVec::new(),
+            rounds: SmallVec::new(),
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             waited: Vec::new(),
             calls: 0,

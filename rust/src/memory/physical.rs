@@ -1,7 +1,7 @@
 //! A flat array of words behind physical addresses.
 
-use super::Word;
 use super::owner::{Allocation, LineKind, Owner};
+use super::{Word, huge_pages};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -61,6 +61,7 @@ impl<W: Word> PhysicalMemory<W> {
     pub fn new(bytes: u64) -> Self {
         let lines = (bytes.next_multiple_of(PAGE_BYTES as u64) / LINE_BYTES) as usize;
         let words = W::zeroed(lines * LINE_WORDS + W::SLACK);
+        huge_pages::ask_for(&words);
         // `align_offset` may decline; the base then only costs speed.
         let base = if W::SLACK == 0 { 0 } else { words.as_ptr().align_offset(PAGE_BYTES).min(W::SLACK) };
         Self {

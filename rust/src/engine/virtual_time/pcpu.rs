@@ -407,6 +407,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         if runner.task.mp_state != MpState::Halted || poll == 0 || self.others(at) {
             return self.go(Phase::Block);
         }
+        self.whereabouts[runner.task.slot as usize] = Whereabouts::Polls(self.current);
         self.go(Phase::Poll { since: self.now, until: self.now + u64::from(poll) })
     }
 
@@ -414,14 +415,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let at = self.at();
         let over = self.root_interrupts(Some(runner));
         at.over.set(at.over.get() | over);
-        if runner.task.poll(self) {
-            // The look before sleeping finds the same, and lets it go on.
-            return self.go(Phase::Block);
+        // Where there is something, the look before sleeping finds the same, and lets it go on.
+        if !runner.task.poll(self) && self.now < until && !self.others(at) {
+            return Next::Wait(next_round(since, until, self.costs.halt_poll_spin));
         }
-        if self.now >= until || self.others(at) {
-            return self.go(Phase::Block);
-        }
-        Next::Wait(next_round(since, until, self.costs.halt_poll_spin))
+        self.whereabouts[runner.task.slot as usize] = Whereabouts::OnPcpu(self.current);
+        self.go(Phase::Block)
     }
 
     /// `kvm_vcpu_block`.

@@ -92,6 +92,8 @@ pub(super) struct VmState<'m> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whereabouts {
     OnPcpu(u32),
+    /// The same, and its pCPU polls.
+    Polls(u32),
     Queued,
     Asleep,
 }
@@ -580,7 +582,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// Something of a vCPU changes that its pCPU looks at while it polls.
     #[inline]
     pub(super) fn seen_by_poller(&mut self, slot: u32) {
-        if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get(slot as usize)
+        if let Some(&Whereabouts::Polls(pcpu)) = self.whereabouts.get(slot as usize)
             && let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase.get()
         {
             let seen = self.now + u64::from(self.costs.line_transfer);
