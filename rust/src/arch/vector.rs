@@ -52,10 +52,16 @@ impl VectorBit {
         self.0 as usize >> 6
     }
 
-    /// The bit within the 64-bit word, as a mask.
+    /// The bit within the 64-bit word.
+    #[must_use]
+    pub const fn word_bit(self) -> u8 {
+        self.0 & 0x3F
+    }
+
+    /// The same as a mask.
     #[must_use]
     pub const fn word_mask(self) -> u64 {
-        1 << (self.0 & 0x3F)
+        1 << self.word_bit()
     }
 }
 

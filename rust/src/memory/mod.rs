@@ -1,7 +1,8 @@
 //! Physical memory that processor and hypervisor share: 64-bit words, allocations with owners.
 //!
-//! The only room that knows about atomics, and the only one that may hold `unsafe`. Hints to the caches and to
-//! the kernel are all of it: lazily zeroed words come from a library that proves that all-zero bytes are a value of the type.
+//! The only room that knows about atomics, and the only one that may hold `unsafe`. Hints to the caches and to the kernel,
+//! and one locked instruction that the standard library does not have, are all of it: lazily zeroed words come from a
+//! library that proves that all-zero bytes are a value of the type.
 
 mod huge_pages;
 mod owner;

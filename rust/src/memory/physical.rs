@@ -2,7 +2,7 @@
 
 use super::owner::{Allocation, LineKind, Owner};
 use super::{Word, huge_pages};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
@@ -45,6 +45,8 @@ pub struct PhysicalMemory<W> {
     base: usize,
     /// A [`LineKind`] for each 64-byte line.
     kinds: Box<[AtomicU8]>,
+    /// Pieces that were taken back.
+    freed: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
@@ -68,6 +70,7 @@ impl<W: Word> PhysicalMemory<W> {
             words,
             base,
             kinds: bytemuck::allocation::zeroed_slice_box(lines),
+            freed: AtomicU64::new(0),
             ledger: Mutex::new(Ledger { allocations: Vec::new(), next: FIRST_ADDRESS }),
         }
     }
@@ -112,6 +115,7 @@ impl<W: Word> PhysicalMemory<W> {
         let at = ledger.allocations.binary_search_by_key(&address, |piece| piece.address).ok()?;
         let allocation = ledger.allocations.remove(at);
         self.tag(address, allocation.bytes, LineKind::Other);
+        self.freed.fetch_add(1, Ordering::Release);
         Some(allocation)
     }
 
@@ -170,6 +174,15 @@ impl<W: Word> PhysicalMemory<W> {
         self.words.get(self.base + (address / WORD_BYTES) as usize)
     }
 
+    /// How many pieces have been taken back. While it stays as it was before a [`descriptor`](Self::descriptor) or a
+    /// [`table_entry`](Self::table_entry) was found, that is still one.
+    #[inline]
+    #[must_use]
+    pub fn freed(&self) -> u64 {
+        // Acquire pairs with the release in `free`: what is looked for afterwards is found as that free left it.
+        self.freed.load(Ordering::Acquire)
+    }
+
     /// The number of the line that holds `address`, if it is of this kind.
     #[inline]
     fn owned(&self, address: u64, kind: LineKind) -> Option<usize> {
@@ -217,7 +230,6 @@ fn next_piece(next: u64, bytes: u64, align: u64) -> (u64, u64) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::atomic::AtomicU64;
 
     type Memory = PhysicalMemory<AtomicU64>;
     const VCPU: Owner = Owner::Descriptor { vm: 0, vcpu: 7 };
@@ -233,7 +245,9 @@ mod tests {
         assert!(memory.descriptor(pid + 8).is_none(), "unaligned");
         assert!(memory.descriptor(0).is_none(), "null");
         assert!(memory.descriptor(1 << 40).is_none(), "outside");
+        assert_eq!(memory.freed(), 0);
         assert_eq!(memory.free(pid).unwrap().owner, VCPU);
+        assert_eq!(memory.freed(), 1);
         assert!(memory.descriptor(pid).is_none(), "freed");
         assert_eq!(memory.owner_of(pid), None);
     }

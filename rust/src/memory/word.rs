@@ -28,6 +28,12 @@ pub trait Word: Sized {
     fn store_own(&self, value: u64);
     /// Sets bits, returns the word before.
     fn fetch_or(&self, bits: u64) -> u64;
+    /// Sets bit `bit % 64`, returns whether it was set before.
+    #[inline]
+    fn set_bit(&self, bit: u8) -> bool {
+        let mask = 1 << (bit % 64);
+        self.fetch_or(mask) & mask != 0
+    }
     /// Clears the bits that are 0 in `bits`, returns the word before.
     fn fetch_and(&self, bits: u64) -> u64;
     /// Adds, wrapping round; returns the word before.
@@ -83,6 +89,29 @@ impl Word for AtomicU64 {
     #[inline]
     fn fetch_or(&self, bits: u64) -> u64 {
         locked(AtomicU64::fetch_or(self, bits, Ordering::SeqCst))
+    }
+
+    /// One instruction. The compiler makes a loop of `fetch_or` where its result is used: a load, which brings the line in
+    /// to be shared, and then a LOCK CMPXCHG, which asks for it once more.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn set_bit(&self, bit: u8) -> bool {
+        let before: u8;
+        #[expect(unsafe_code, reason = "LOCK BTS, which no function of the standard library is")]
+        // SAFETY: the pointer is of a live atomic word. BTS with an operand in memory reaches 8 bytes at
+        // `bit / 64` words from it (SDM Vol. 2A, BTS), which is this word, since `bit % 64` is below 64. With LOCK it is
+        // one atomic read-modify-write and a full barrier; it changes that word and flags, and uses no stack.
+        unsafe {
+            std::arch::asm!(
+                "lock bts qword ptr [{word}], {bit}",
+                "setc {before}",
+                word = in(reg) self.as_ptr(),
+                bit = in(reg) u64::from(bit % 64),
+                before = out(reg_byte) before,
+                options(nostack),
+            );
+        }
+        before & 1 != 0
     }
 
     #[inline]
@@ -242,8 +271,11 @@ mod tests {
         assert_eq!(word.compare_exchange(0b0101, 2), Ok(0b0101));
         assert_eq!(word.fetch_add(3), 2);
         assert_eq!(word.swap(9), 5);
+        assert!((0..64).all(|bit| word.set_bit(bit) == (9u64 >> bit & 1 == 1) && word.set_bit(bit)));
+        assert_eq!(word.swap(9), u64::MAX);
         W::fence();
-        assert_eq!((word.load(), words[1].load()), (9, 0));
+        assert!(!word.set_bit(255), "bit 63");
+        assert_eq!((word.load(), words[1].load()), (9 | 1 << 63, 0));
     }
 
     /// The two kinds of word cannot be told apart on one thread.

@@ -153,7 +153,7 @@ impl<W: Word> NonRoot<'_, W> {
             return Outcome::Virtualized(Clause::WriteIcrHigh);
         }
         if register.offset() != offset {
-            return self.apic_write_exit(offset, Clause::WriteOtherOffset);
+            return Outcome::Exit(self.apic_write_exit(offset, Clause::WriteOtherOffset));
         }
         match register {
             ApicRegister::TPR => {
@@ -165,9 +165,9 @@ impl<W: Word> NonRoot<'_, W> {
                 self.apic.set(register, 0);
                 self.eoi_virtualization()
             }
-            ApicRegister::EOI => self.apic_write_exit(offset, Clause::WriteEoiWithoutDelivery),
+            ApicRegister::EOI => Outcome::Exit(self.apic_write_exit(offset, Clause::WriteEoiWithoutDelivery)),
             ApicRegister::ICR_LOW => self.icr_low_written(),
-            _ => self.apic_write_exit(offset, Clause::WriteOtherOffset),
+            _ => Outcome::Exit(self.apic_write_exit(offset, Clause::WriteOtherOffset)),
         }
     }
 

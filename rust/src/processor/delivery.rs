@@ -2,7 +2,7 @@
 //!
 //! SDM vol. 3C, "Evaluation of Pending Virtual Interrupts" 30.2.1, "Virtual-Interrupt Delivery" 30.2.2.
 
-use super::{Activity, NonRoot, VirtualProcessor};
+use super::{Activity, NonRoot};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason, vector};
 use crate::memory::Word;
 
@@ -30,32 +30,46 @@ impl<W: Word> NonRoot<'_, W> {
     /// An instruction boundary: delivers a recognized virtual interrupt if the guest can take it, with RFLAGS.IF = 1 and
     /// no shadow: it is then deliverable. (30.2.2) Before it come the TPR threshold right after VM entry (27.7.7) and the
     /// interrupt window (26.2).
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     pub fn boundary(&mut self) -> Boundary {
-        let VirtualProcessor { recognized, threshold_due, controls, .. } = &*self.vp;
-        if !(*recognized || *threshold_due || controls.interrupt_window_exiting) {
-            // Nearly always.
-            return Boundary::Nothing;
+        // Bits that are nearly always 0, in one branch.
+        if self.vp.threshold_due | self.vp.controls.interrupt_window_exiting
+            && let Some(exit) = self.boundary_exit()
+        {
+            return Boundary::Exit(exit);
         }
-        if self.vp.threshold_due {
-            self.vp.threshold_due = false;
-            if self.tpr_below_threshold() {
-                return Boundary::Exit(self.tpr_exit());
-            }
+        if self.vp.recognized && self.takes_interrupts() {
+            Boundary::Delivered(self.deliver())
+        } else {
+            Boundary::Nothing
         }
+    }
+
+    /// RFLAGS.IF = 1, no shadow, and an activity state that interrupts end. (30.2.2, 26.2)
+    #[inline]
+    fn takes_interrupts(&self) -> bool {
         let awake = matches!(self.vp.activity, Activity::Active | Activity::Hlt);
-        if !self.vp.interrupt_flag || self.vp.interrupt_shadow || !awake {
-            return Boundary::Nothing;
+        self.vp.interrupt_flag && !self.vp.interrupt_shadow && awake
+    }
+
+    /// What exits at an instruction boundary: the TPR threshold, right after VM entry; the interrupt window.
+    #[cold]
+    #[inline(never)]
+    fn boundary_exit(&mut self) -> Option<Exit> {
+        if std::mem::take(&mut self.vp.threshold_due) && self.tpr_below_threshold() {
+            return Some(self.tpr_exit());
         }
-        if self.vp.controls.interrupt_window_exiting {
-            let clause = Clause::InterruptWindow;
-            return Boundary::Exit(self.exit(Exit { reason: ExitReason::InterruptWindow, qualification: 0, clause }));
+        if !(self.vp.controls.interrupt_window_exiting && self.takes_interrupts()) {
+            return None;
         }
-        if self.vp.recognized { Boundary::Delivered(self.deliver()) } else { Boundary::Nothing }
+        let clause = Clause::InterruptWindow;
+        Some(self.exit(Exit { reason: ExitReason::InterruptWindow, qualification: 0, clause }))
     }
 
     /// Virtual-interrupt delivery, which ends HLT: the wake-up. (30.2.2)
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     fn deliver(&mut self) -> u8 {
         let vector = self.vp.vmcs.rvi;
         self.apic.set_bit(ApicRegister::ISR, vector);

@@ -15,7 +15,7 @@ use crate::memory::{Line, Word};
 #[inline]
 pub fn post_request<W: Word>(pid: &Line<W>, vector: u8) -> bool {
     let bit = VectorBit::of(vector);
-    pid[bit.word()].fetch_or(bit.word_mask()) & bit.word_mask() != 0
+    pid[bit.word()].set_bit(bit.word_bit())
 }
 
 /// If ON = 0 and SN = 0 then ON := 1 and a notification is due, with NV and NDST as they were then. (30.1.6 step 5; for a device VT-d 5.2.3)

@@ -141,7 +141,7 @@ impl<'a, W: Word> NonRoot<'a, W> {
         let vtpr = page.map_or(0, |page| VirtualApic::new(page).get(ApicRegister::TPR) as u8);
         check(&vp.vmcs, &vp.capabilities, vtpr)?;
         let controls = Controls::of(&vp.vmcs);
-        let pages = Pages::with(memory, &vp.vmcs, controls, vp.capabilities)
+        let pages = Pages::with(memory, &vp.vmcs, controls)
             .map_err(|OutsideMemory { what, address }| EntryFailure::OutsideMemory { what, address })?;
         vp.controls = controls;
         vp.recognized = false;

@@ -18,22 +18,16 @@ impl<W: Word> NonRoot<'_, W> {
     pub(super) fn ipi_virtualization(&mut self, vector: u8, apic_id: u32) -> Outcome {
         // Step 1.
         if vector < vector::FIRST_LEGAL {
-            return self.icr_exit(Clause::IpiVector);
+            return Outcome::Exit(self.icr_exit(Clause::IpiVector));
         }
         // Steps 2 and 3.
-        let address = match pid_table::lookup(
-            self.memory,
-            self.vp.vmcs.pid_table,
-            self.vp.vmcs.last_pid_index,
-            apic_id,
-            self.entry_bits,
-        ) {
-            Ok(address) => address,
-            Err(Miss::Exit(clause)) => return self.icr_exit(clause),
+        let (address, pid) = match pid_table::descriptor(self.memory, self.vp, &mut self.recent, apic_id) {
+            Ok(found) => found,
+            Err(Miss::Exit(clause)) => return Outcome::Exit(self.icr_exit(clause)),
             Err(Miss::Violation(violation)) => return Outcome::Violation(violation),
-        };
-        let Some(pid) = self.memory.descriptor(address) else {
-            return Outcome::Violation(Violation::WildPost { vector, apic_id, address });
+            Err(Miss::NoDescriptor(address)) => {
+                return Outcome::Violation(Violation::WildPost { vector, apic_id, address });
+            }
         };
         let coalesced = descriptor::post_request(pid, vector);
         let notice = descriptor::post_notification(pid);
@@ -41,6 +35,7 @@ impl<W: Word> NonRoot<'_, W> {
     }
 
     /// Self-IPI virtualization: VIRR\[V\] := 1; RVI := max(RVI, V); evaluate. (30.1.5)
+    #[inline]
     pub(super) fn self_ipi_virtualization(&mut self, vector: u8) -> Outcome {
         let coalesced = self.apic.set_bit(ApicRegister::IRR, vector);
         self.vp.vmcs.rvi = self.vp.vmcs.rvi.max(vector);
@@ -62,7 +57,7 @@ impl<W: Word> NonRoot<'_, W> {
             return self.self_ipi_virtualization(icr.low.vector());
         }
         let clause = why_not_xapic(icr.low, controls.interrupt_delivery, controls.ipi);
-        self.icr_exit(clause)
+        Outcome::Exit(self.icr_exit(clause))
     }
 
     /// The value of the ICR is in the virtual-APIC page already: IPI rule, else an exit. (30.5)
@@ -74,20 +69,19 @@ impl<W: Word> NonRoot<'_, W> {
             return self.ipi_virtualization(icr.low.vector(), icr.destination);
         }
         let failure = IcrRule::X2ApicIpi.first_failure(icr.low, true);
-        self.icr_exit(failure.unwrap_or(Clause::X2ApicIcrReserved))
+        Outcome::Exit(self.icr_exit(failure.unwrap_or(Clause::X2ApicIcrReserved)))
     }
 
     /// APIC-write exit for a write of the ICR: trap-like, qualification 300H. (30.1.6, 30.5, 30.4.3.3)
     #[cold]
     #[inline(never)]
-    fn icr_exit(&mut self, clause: Clause) -> Outcome {
+    fn icr_exit(&mut self, clause: Clause) -> Exit {
         self.apic_write_exit(ApicRegister::ICR_LOW.offset(), clause)
     }
 
     /// APIC-write VM exit. (30.4.3.3)
-    pub(super) fn apic_write_exit(&mut self, offset: u16, clause: Clause) -> Outcome {
-        let exit = Exit { reason: ExitReason::ApicWrite, qualification: u64::from(offset), clause };
-        Outcome::Exit(self.exit(exit))
+    pub(super) fn apic_write_exit(&mut self, offset: u16, clause: Clause) -> Exit {
+        self.exit(Exit { reason: ExitReason::ApicWrite, qualification: u64::from(offset), clause })
     }
 }
 

@@ -85,7 +85,7 @@ impl<W: Word> NonRoot<'_, W> {
         let Ok(vector) = u8::try_from(value) else { return Outcome::Fault(Clause::SelfIpiReserved) };
         self.apic.set_64(ApicRegister::SELF_IPI, value);
         if vector::class(vector) == 0 {
-            return self.apic_write_exit(ApicRegister::SELF_IPI.offset(), Clause::SelfIpiVector);
+            return Outcome::Exit(self.apic_write_exit(ApicRegister::SELF_IPI.offset(), Clause::SelfIpiVector));
         }
         self.self_ipi_virtualization(vector)
     }

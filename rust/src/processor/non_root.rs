@@ -1,9 +1,10 @@
 //! A logical processor in VMX non-root operation.
 
 use super::outcome::Violation;
+use super::pid_table::Recent;
 use super::vmcs::{Capabilities, Vmcs};
 use super::{VirtualApic, descriptor};
-use crate::arch::{ApicRegister, Exit, PidControl, PidPointerEntry};
+use crate::arch::{ApicRegister, Exit, PidControl};
 use crate::memory::{Line, Page, PhysicalMemory, Word, prefetch};
 
 /// Guest activity state (SDM vol. 3C, "Guest Non-Register State" 25.4.2).
@@ -118,8 +119,7 @@ pub struct NonRoot<'a, W> {
     pub(super) bitmap: Option<&'a Page<W>>,
     /// The VMCS's own descriptor, if its address is one.
     pub(super) own: Option<&'a Line<W>>,
-    /// What a PID-pointer entry is checked for: [`PidPointerEntry::checked_bits`].
-    pub(super) entry_bits: u64,
+    pub(super) recent: Option<Recent<'a, W>>,
     pub(super) vp: &'a mut VirtualProcessor,
 }
 
@@ -130,8 +130,6 @@ pub struct Pages<'a, W> {
     apic: VirtualApic<'a, W>,
     bitmap: Option<&'a Page<W>>,
     own: Option<&'a Line<W>>,
-    /// As in [`NonRoot`].
-    entry_bits: u64,
 }
 
 impl<W> Clone for Pages<'_, W> {
@@ -154,7 +152,7 @@ impl<'a, W: Word> Pages<'a, W> {
     /// # Errors
     /// A page that the VMCS names is outside of memory.
     pub fn of(memory: &'a PhysicalMemory<W>, vp: &VirtualProcessor) -> Result<Self, Violation> {
-        Self::with(memory, &vp.vmcs, vp.controls, vp.capabilities)
+        Self::with(memory, &vp.vmcs, vp.controls)
             .map_err(|OutsideMemory { what, address }| Violation::PageOutside { what, address })
     }
 
@@ -166,17 +164,11 @@ impl<'a, W: Word> Pages<'a, W> {
         self.apic.read_ahead();
     }
 
-    pub(super) fn with(
-        memory: &'a PhysicalMemory<W>,
-        vmcs: &Vmcs,
-        controls: Controls,
-        capabilities: Capabilities,
-    ) -> Result<Self, OutsideMemory> {
+    pub(super) fn with(memory: &'a PhysicalMemory<W>, vmcs: &Vmcs, controls: Controls) -> Result<Self, OutsideMemory> {
         let page = |what, address| memory.page(address).ok_or(OutsideMemory { what, address });
         let apic = VirtualApic::new(page("virtual-APIC page", vmcs.virtual_apic)?);
         let bitmap = if controls.msr_bitmaps { Some(page("MSR bitmap", vmcs.msr_bitmap)?) } else { None };
-        let entry_bits = PidPointerEntry::checked_bits(capabilities.max_phys_addr_bits);
-        Ok(Self { apic, bitmap, own: memory.descriptor(vmcs.descriptor), entry_bits })
+        Ok(Self { apic, bitmap, own: memory.descriptor(vmcs.descriptor) })
     }
 }
 
@@ -192,8 +184,8 @@ impl<'a, W: Word> NonRoot<'a, W> {
     /// The same where nothing in the VMCS has changed since `pages` were found.
     #[inline]
     pub fn resume_with(memory: &'a PhysicalMemory<W>, pages: Pages<'a, W>, vp: &'a mut VirtualProcessor) -> Self {
-        let Pages { apic, bitmap, own, entry_bits } = pages;
-        Self { memory, apic, bitmap, own, entry_bits, vp }
+        let Pages { apic, bitmap, own } = pages;
+        Self { memory, apic, bitmap, own, recent: None, vp }
     }
 
     /// The virtual processor's state.

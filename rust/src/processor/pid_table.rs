@@ -2,18 +2,21 @@
 //!
 //! SDM vol. 3C, "IPI Virtualization" 30.1.6 steps 2 and 3.
 
+use super::VirtualProcessor;
 use super::outcome::Violation;
 use crate::arch::posted_interrupt::ENTRY_BYTES;
 use crate::arch::{Clause, PidPointerEntry};
-use crate::memory::{PhysicalMemory, Word};
+use crate::memory::{Line, PhysicalMemory, Word};
 
 /// Why an ID leads to no descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Miss {
+pub(super) enum Miss {
     /// The clause that calls for an APIC-write exit.
     Exit(Clause),
     /// The entry is in nobody's table.
     Violation(Violation),
+    /// The entry leads to this address, where no live descriptor is.
+    NoDescriptor(u64),
 }
 
 /// Address of the entry of `apic_id` in the table at `table`.
@@ -23,33 +26,72 @@ pub const fn entry_address(table: u64, apic_id: u32) -> u64 {
     table.wrapping_add(apic_id as u64 * ENTRY_BYTES)
 }
 
-/// Address of the descriptor of virtual APIC ID `apic_id`. (30.1.6 steps 2 and 3) [`PidPointerEntry::checked_bits`] says which bits of the
-/// entry count.
+/// The entry that was used last, and the descriptor behind it: who sends to the same vCPU again need not look for them.
+///
+/// Only where the two are is remembered. Each time the entry is read, and must be what it was; and no memory may have been
+/// freed since. The VMCS does not change in non-root operation.
+#[derive(Debug)]
+pub(super) struct Recent<'a, W> {
+    apic_id: u32,
+    word: &'a W,
+    entry: PidPointerEntry,
+    pid: &'a Line<W>,
+    /// [`PhysicalMemory::freed`] before entry and descriptor were found.
+    freed: u64,
+}
+
+/// The descriptor of virtual APIC ID `apic_id`, and its address. (30.1.6 steps 2 and 3)
 ///
 /// # Errors
-/// Beyond `last_index` (step 2), an entry with bits beyond the physical-address width or not valid (step 3), or an
-/// entry that is read outside of any table, which no processor would notice.
-#[inline]
-pub fn lookup<W: Word>(
-    memory: &PhysicalMemory<W>,
-    table: u64,
-    last_index: u16,
+/// Beyond the last PID-pointer index (step 2), an entry with bits beyond the physical-address width or not valid (step 3);
+/// or what no processor would notice: an entry that is read outside of any table, or leads to something else than a
+/// descriptor.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as wrmsr")]
+pub(super) fn descriptor<'a, W: Word>(
+    memory: &'a PhysicalMemory<W>,
+    vp: &VirtualProcessor,
+    recent: &mut Option<Recent<'a, W>>,
     apic_id: u32,
-    checked_bits: u64,
-) -> Result<u64, Miss> {
-    if apic_id > u32::from(last_index) {
+) -> Result<(u64, &'a Line<W>), Miss> {
+    let freed = memory.freed();
+    if let Some(recent) = recent
+        && recent.apic_id == apic_id
+        && recent.freed == freed
+        // Acquire load, as in `entry`. With the same bits it is as usable as it was.
+        && recent.word.load() == recent.entry.into_bits()
+    {
+        return Ok((recent.entry.address(), recent.pid));
+    }
+    let found = find(memory, vp, apic_id, freed)?;
+    let (address, pid) = (found.entry.address(), found.pid);
+    *recent = Some(found);
+    Ok((address, pid))
+}
+
+/// The same from the start. Out of the way: inlined, it costs the other way registers.
+#[inline(never)]
+fn find<'a, W: Word>(
+    memory: &'a PhysicalMemory<W>,
+    vp: &VirtualProcessor,
+    apic_id: u32,
+    freed: u64,
+) -> Result<Recent<'a, W>, Miss> {
+    if apic_id > u32::from(vp.vmcs.last_pid_index) {
         return Err(Miss::Exit(Clause::IpiBeyondTable));
     }
-    let address = entry_address(table, apic_id);
+    let address = entry_address(vp.vmcs.pid_table, apic_id);
     // Acquire load, one 64-bit access: pairs with the single store that publishes an entry.
     let Some(word) = memory.table_entry(address) else {
         return Err(Miss::Violation(Violation::TableRead { apic_id, address }));
     };
     let entry = PidPointerEntry::from_bits(word.load());
-    if entry.usable(checked_bits) {
-        return Ok(entry.address());
+    let checked_bits = PidPointerEntry::checked_bits(vp.capabilities.max_phys_addr_bits);
+    if !entry.usable(checked_bits) {
+        return Err(not_usable(memory, apic_id, address, entry.address() & checked_bits != 0));
     }
-    Err(not_usable(memory, apic_id, address, entry.address() & checked_bits != 0))
+    let pid = memory.descriptor(entry.address()).ok_or(Miss::NoDescriptor(entry.address()))?;
+    Ok(Recent { apic_id, word, entry, pid, freed })
 }
 
 /// An exit; or a violation where the line holds a table's end and the entry lies behind it.
@@ -67,9 +109,9 @@ fn not_usable<W: Word>(memory: &PhysicalMemory<W>, apic_id: u32, address: u64, b
 mod tests {
     use super::*;
     use crate::memory::Owner;
+    use crate::processor::{Capabilities, Vmcs};
     use std::cell::Cell;
 
-    const WIDTH: u64 = PidPointerEntry::checked_bits(46);
     type Memory = PhysicalMemory<Cell<u64>>;
 
     fn table_of(entries: u64) -> (Memory, u64) {
@@ -82,14 +124,28 @@ mod tests {
         (memory, table)
     }
 
+    /// With physical addresses of 46 bits.
+    fn with_table(pid_table: u64, last_pid_index: u16) -> VirtualProcessor {
+        let capabilities = Capabilities { max_phys_addr_bits: 46, ..Capabilities::default() };
+        VirtualProcessor::new(Vmcs { last_pid_index, pid_table, ..Vmcs::default() }, capabilities)
+    }
+
+    /// Where an ID leads: no descriptors are there.
+    fn look_up(memory: &Memory, table: u64, last_index: u16, apic_id: u32) -> Result<u64, Miss> {
+        match descriptor(memory, &with_table(table, last_index), &mut None, apic_id) {
+            Err(Miss::NoDescriptor(address)) => Ok(address),
+            other => other.map(|(address, _)| address),
+        }
+    }
+
     #[test]
     fn ids_up_to_the_last_index_are_found() {
         let (memory, table) = table_of(5);
         for id in 0..5 {
-            assert_eq!(lookup(&memory, table, 4, id, WIDTH), Ok(0x8000 + u64::from(id) * 64));
+            assert_eq!(look_up(&memory, table, 4, id), Ok(0x8000 + u64::from(id) * 64));
         }
         for id in [5, 6, 0xFFFF, 0x1_0000, u32::MAX] {
-            assert_eq!(lookup(&memory, table, 4, id, WIDTH), Err(Miss::Exit(Clause::IpiBeyondTable)));
+            assert_eq!(look_up(&memory, table, 4, id), Err(Miss::Exit(Clause::IpiBeyondTable)));
         }
     }
 
@@ -101,14 +157,14 @@ mod tests {
         let good = word.load();
         for bit in 0..6 {
             word.store(good ^ (1 << bit));
-            assert_eq!(lookup(&memory, table, 0, 0, WIDTH), Err(Miss::Exit(Clause::EntryNotValid)), "bit {bit}");
+            assert_eq!(look_up(&memory, table, 0, 0), Err(Miss::Exit(Clause::EntryNotValid)), "bit {bit}");
         }
         for bit in 46..64 {
             word.store(good | 1 << bit);
-            assert_eq!(lookup(&memory, table, 0, 0, WIDTH), Err(Miss::Exit(Clause::EntryBeyondWidth)), "bit {bit}");
+            assert_eq!(look_up(&memory, table, 0, 0), Err(Miss::Exit(Clause::EntryBeyondWidth)), "bit {bit}");
         }
         word.store(good | 1 << 45);
-        assert_eq!(lookup(&memory, table, 0, 0, WIDTH), Ok(0x8000 | 1 << 45));
+        assert_eq!(look_up(&memory, table, 0, 0), Ok(0x8000 | 1 << 45));
     }
 
     /// v4 of the series wrote the number of entries as the last index: the processor then reads one past the end.
@@ -116,9 +172,46 @@ mod tests {
     fn one_past_the_end_is_a_violation() {
         let (memory, table) = table_of(5);
         let past = Violation::TableRead { apic_id: 5, address: table + 40 };
-        assert_eq!(lookup(&memory, table, 5, 5, WIDTH), Err(Miss::Violation(past)), "inside the table's last line");
+        assert_eq!(look_up(&memory, table, 5, 5), Err(Miss::Violation(past)), "inside the table's last line");
         let (memory, table) = table_of(8);
         let past = Violation::TableRead { apic_id: 8, address: table + 64 };
-        assert_eq!(lookup(&memory, table, 8, 8, WIDTH), Err(Miss::Violation(past)), "in the red line");
+        assert_eq!(look_up(&memory, table, 8, 8), Err(Miss::Violation(past)), "in the red line");
+    }
+
+    /// What is remembered of the last ID is not used where entry, table or descriptor have changed.
+    #[test]
+    fn the_second_time_is_like_the_first() {
+        let memory = Memory::new(1 << 16);
+        let owner = Owner::PidPointerTable { vm: 0 };
+        let base = memory.allocate(owner, 16, 8).unwrap();
+        let [first, second] = [0, 1].map(|vcpu| memory.allocate(Owner::Descriptor { vm: 0, vcpu }, 64, 64).unwrap());
+        let entries = [0, 1].map(|id| memory.word(entry_address(base, id)).unwrap());
+        for (entry, pid) in entries.iter().zip([first, second]) {
+            entry.store(PidPointerEntry::to_descriptor(pid).into_bits());
+        }
+        let (vp, mut recent) = (with_table(base, 1), None);
+        let mut find = |apic_id| {
+            descriptor(&memory, &vp, &mut recent, apic_id).map(|(address, pid)| (address, std::ptr::from_ref(pid)))
+        };
+        let at = |address| Ok((address, std::ptr::from_ref(memory.line(address).unwrap())));
+        for id in [0, 0, 1, 0] {
+            assert_eq!(find(id), at([first, second][id as usize]));
+        }
+        assert_eq!(find(2), Err(Miss::Exit(Clause::IpiBeyondTable)));
+        assert_eq!(find(0), at(first));
+        entries[0].store(PidPointerEntry::to_descriptor(second).into_bits());
+        assert_eq!(find(0), at(second), "the entry leads elsewhere");
+        entries[0].store(0);
+        assert_eq!(find(0), Err(Miss::Exit(Clause::EntryNotValid)), "the entry is taken out");
+        entries[0].store(PidPointerEntry::to_descriptor(second).into_bits());
+        assert_eq!(find(0), at(second));
+        memory.free(second);
+        assert_eq!(find(0), Err(Miss::NoDescriptor(second)), "the descriptor is freed");
+        assert_eq!(find(0), Err(Miss::NoDescriptor(second)));
+        entries[0].store(PidPointerEntry::to_descriptor(first).into_bits());
+        assert_eq!(find(0), at(first));
+        memory.free(base);
+        let address = base;
+        assert_eq!(find(0), Err(Miss::Violation(Violation::TableRead { apic_id: 0, address })), "the table is freed");
     }
 }

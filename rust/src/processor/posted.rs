@@ -40,28 +40,43 @@ pub enum ExternalInterrupt {
 /// VIRR |= PIR, PIR := 0, each 64 bits on their own. (30.6 step 5) Software that syncs PIR does the same.
 ///
 /// Vectors that VIRR had already are added to `merged`.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as wrmsr")]
 pub fn harvest<W: Word>(pid: &Line<W>, apic: VirtualApic<'_, W>, merged: &mut [u64; PIR_WORDS]) -> Harvest {
     let mut all = Harvest::default();
-    for (group, merged) in merged.iter_mut().enumerate() {
-        let bits = descriptor::take_requests(pid, group);
+    // Written out: as a loop it is twice as many instructions where one group has something.
+    take_group::<W, 0>(pid, apic, merged, &mut all);
+    take_group::<W, 1>(pid, apic, merged, &mut all);
+    take_group::<W, 2>(pid, apic, merged, &mut all);
+    take_group::<W, 3>(pid, apic, merged, &mut all);
+    all
+}
+
+/// The same for the `GROUP`-th 64 bits.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as wrmsr")]
+fn take_group<W: Word, const GROUP: usize>(
+    pid: &Line<W>,
+    apic: VirtualApic<'_, W>,
+    merged: &mut [u64; PIR_WORDS],
+    all: &mut Harvest,
+) {
+    let bits = descriptor::take_requests(pid, GROUP);
+    if bits == 0 {
+        return;
+    }
+    all.taken += count(bits);
+    all.highest = highest_in_word(GROUP, bits);
+    for (half, bits) in banks_of_word(bits).into_iter().enumerate() {
         if bits == 0 {
             continue;
         }
-        all.taken += count(bits);
-        all.highest = highest_in_word(group, bits);
-        for (half, bits) in banks_of_word(bits).into_iter().enumerate() {
-            if bits == 0 {
-                continue;
-            }
-            let before = apic.set_bits(ApicRegister::IRR.nth(2 * group + half), bits);
-            if before & bits != 0 {
-                all.merged += count(u64::from(before & bits));
-                *merged |= word_of_banks(half, before & bits);
-            }
+        let before = apic.set_bits(ApicRegister::IRR.nth(2 * GROUP + half), bits);
+        if before & bits != 0 {
+            all.merged += count(u64::from(before & bits));
+            merged[GROUP] |= word_of_banks(half, before & bits);
         }
     }
-    all
 }
 
 /// How many bits are set, of which there are some. Mostly it is one.
@@ -80,34 +95,18 @@ const fn count_many(bits: u64) -> u16 {
 
 impl<W: Word> NonRoot<'_, W> {
     /// Takes the highest deliverable interrupt of the local APIC, if there is one. (30.6)
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     pub fn external_interrupt(&mut self, local: &mut LocalApic<'_, W>) -> ExternalInterrupt {
-        let controls = self.vp.controls;
         if matches!(self.vp.activity, Activity::WaitForSipi) {
             // Blocked in this state: the interrupt stays pending (25.4.2).
             return ExternalInterrupt::None;
         }
         let Some(vector) = local.deliverable() else { return ExternalInterrupt::None };
-        if !controls.external_interrupt_exiting {
-            return self.interrupt_to_guest(local);
-        }
-        if !controls.acknowledge_on_exit {
-            return ExternalInterrupt::Exit(self.external_interrupt_exit(Clause::ExternalInterruptExiting), None);
-        }
-        // Step 2. (What exits is acknowledged as step 1 says.)
-        if !controls.posted_interrupts {
-            local.take(vector);
-            return ExternalInterrupt::Exit(
-                self.external_interrupt_exit(Clause::ExternalInterruptExiting),
-                Some(vector),
-            );
-        }
-        if u16::from(vector) != self.vp.vmcs.notification_vector {
-            local.take(vector);
-            return ExternalInterrupt::Exit(
-                self.external_interrupt_exit(Clause::NotTheNotificationVector),
-                Some(vector),
-            );
+        // Step 2. VM entry takes no VMCS that processes posted interrupts and neither exits for external interrupts nor
+        // acknowledges them.
+        if !self.vp.controls.posted_interrupts || u16::from(vector) != self.vp.vmcs.notification_vector {
+            return self.other_interrupt(local, vector);
         }
         // Steps 1 and 4: nothing can come between them that would see the vector in service.
         local.take_and_end(vector);
@@ -128,6 +127,26 @@ impl<W: Word> NonRoot<'_, W> {
         // Step 7.
         self.evaluate();
         ExternalInterrupt::Processed(harvest)
+    }
+
+    /// An interrupt that is no notification. ("Other Causes of VM Exits" 26.2)
+    #[cold]
+    #[inline(never)]
+    fn other_interrupt(&mut self, local: &mut LocalApic<'_, W>, vector: u8) -> ExternalInterrupt {
+        let controls = self.vp.controls;
+        if !controls.external_interrupt_exiting {
+            return self.interrupt_to_guest(local);
+        }
+        if !controls.acknowledge_on_exit {
+            return ExternalInterrupt::Exit(self.external_interrupt_exit(Clause::ExternalInterruptExiting), None);
+        }
+        local.take(vector);
+        let clause = if controls.posted_interrupts {
+            Clause::NotTheNotificationVector
+        } else {
+            Clause::ExternalInterruptExiting
+        };
+        ExternalInterrupt::Exit(self.external_interrupt_exit(clause), Some(vector))
     }
 
     fn external_interrupt_exit(&mut self, clause: Clause) -> Exit {

@@ -39,7 +39,8 @@ impl<W: Word> NonRoot<'_, W> {
     }
 
     /// EOI virtualization. (30.1.4)
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     pub(super) fn eoi_virtualization(&mut self) -> Outcome {
         let vector = self.vp.vmcs.svi;
         self.apic.clear_bit(ApicRegister::ISR, vector);

@@ -80,9 +80,10 @@ impl<'a, W: Word> VirtualApic<'a, W> {
 
     /// Writes `bytes` bytes (1, 2 or 4) at page offset `offset`, within one register.
     pub fn write_bytes(self, offset: u16, bytes: u32, value: u32) {
-        let register = ApicRegister::containing(offset);
+        let word = self.word(ApicRegister::containing(offset));
         let (shift, mask) = lane(offset, bytes);
-        self.set(register, self.get(register) & !(mask << shift) | (value & mask) << shift);
+        let others = !(u64::from(mask) << shift);
+        word.store_own(word.load_own() & others | u64::from(value & mask) << shift);
     }
 
     /// VICR_LO and VICR_HI as xAPIC mode reads them.
@@ -125,15 +126,22 @@ impl<'a, W: Word> VirtualApic<'a, W> {
     }
 
     /// The highest vector of a bank, or none.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as wrmsr")]
     #[must_use]
     pub fn highest(self, bank: ApicRegister) -> Option<u8> {
-        let registers: [u32; 8] = std::array::from_fn(|i| self.get(bank.nth(i)));
-        // Nearly always empty: one branch tells.
-        if registers.iter().fold(0, |all, register| all | register) == 0 {
-            return None;
+        // Nearly always empty: one branch tells. Whatever is found then is read again.
+        let mut any = 0;
+        for i in 0..8 {
+            any |= self.get(bank.nth(i));
         }
-        (0..8).rev().find_map(|i| highest_in_bank(i, registers[i]))
+        if any == 0 { None } else { self.highest_of_some(bank) }
+    }
+
+    /// The same where it is known that there is one: out of the way of the paths where there is none.
+    #[inline(never)]
+    fn highest_of_some(self, bank: ApicRegister) -> Option<u8> {
+        (0..8).rev().find_map(|i| highest_in_bank(i, self.get(bank.nth(i))))
     }
 
     /// The 256 bits of a bank, lowest vectors first.
