@@ -94,17 +94,34 @@ impl Machine {
         outcome
     }
 
-    /// Carries a notification to the local APIC that it names, if there is one.
-    fn carry(&self, notice: Notice) {
-        if let Notice::Due(due) = notice
-            && let Some(requests) = self.local(due.destination as usize)
-        {
-            local_apic::request(requests, due.vector);
+    /// The same for many values, in order; `each` is told what came of each. The vCPU's pages are looked up once.
+    fn write_each(
+        &mut self,
+        vcpu: usize,
+        values: impl Iterator<Item = u64>,
+        act: impl Fn(&mut NonRoot<'_, Cell<u64>>, u64) -> Outcome,
+        mut each: impl FnMut(Outcome),
+    ) {
+        let Self { memory, vcpus, requests, .. } = self;
+        let mut guest = NonRoot::resume(memory, vcpus[vcpu].vp_mut());
+        for value in values {
+            let outcome = match &mut guest {
+                Ok(guest) => act(guest, value),
+                Err(violation) => Outcome::Violation(*violation),
+            };
+            if let Outcome::Posted(posted) = outcome {
+                carry(memory, requests, posted.notice);
+            }
+            each(outcome);
         }
     }
 
+    fn carry(&self, notice: Notice) {
+        carry(&self.memory, &self.requests, notice);
+    }
+
     fn local(&self, pcpu: usize) -> Option<&Line<Cell<u64>>> {
-        self.memory.line(*self.requests.get(pcpu)?)
+        local(&self.memory, &self.requests, pcpu)
     }
 
     /// WRMSR. A write of IA32_APIC_BASE exits, and the hypervisor switches the mode or injects #GP(0).
@@ -117,6 +134,22 @@ impl Machine {
             Ok(ApicBaseWrite::Fault(ApicBaseError::Transition { .. })) => Outcome::Fault(Clause::ApicBaseTransition),
             Ok(ApicBaseWrite::Fault(_)) => Outcome::Fault(Clause::ApicBaseInvalid),
             Ok(ApicBaseWrite::Done(_)) | Err(_) => outcome,
+        }
+    }
+
+    /// A [`wrmsr`](Self::wrmsr) of each of `values`, in order; `each` is told what came of each.
+    pub fn wrmsr_each(
+        &mut self,
+        vcpu: usize,
+        msr: u32,
+        values: impl Iterator<Item = u64>,
+        mut each: impl FnMut(Outcome),
+    ) {
+        if msr == IA32_APIC_BASE {
+            // Each may change the mode, and with it the VMCS.
+            values.for_each(|value| each(self.wrmsr(vcpu, msr, value)));
+        } else {
+            self.write_each(vcpu, values, |guest, value| guest.wrmsr(msr, value), each);
         }
     }
 
@@ -134,6 +167,17 @@ impl Machine {
     /// A write to the APIC-access page.
     pub fn mmio_write(&mut self, vcpu: usize, access: Access, value: u64) -> Outcome {
         self.write(vcpu, |guest| guest.mmio_write(access, value))
+    }
+
+    /// A [`mmio_write`](Self::mmio_write) of each of `values`, in order; `each` is told what came of each.
+    pub fn mmio_write_each(
+        &mut self,
+        vcpu: usize,
+        access: Access,
+        values: impl Iterator<Item = u64>,
+        each: impl FnMut(Outcome),
+    ) {
+        self.write_each(vcpu, values, |guest, value| guest.mmio_write(access, value), each);
     }
 
     /// A read from the APIC-access page.
@@ -356,6 +400,20 @@ impl Machine {
     pub fn state_mut(&mut self, vcpu: usize) -> &mut crate::processor::VirtualProcessor {
         self.vcpus[vcpu].vp_mut()
     }
+}
+
+/// Carries a notification to the local APIC that it names, if there is one.
+fn carry(memory: &Memory, requests: &[u64], notice: Notice) {
+    if let Notice::Due(due) = notice
+        && let Some(requests) = local(memory, requests, due.destination as usize)
+    {
+        local_apic::request(requests, due.vector);
+    }
+}
+
+/// The local APIC of a pCPU, of those that are at `requests`.
+fn local<'m>(memory: &'m Memory, requests: &[u64], pcpu: usize) -> Option<&'m Line<Cell<u64>>> {
+    memory.line(*requests.get(pcpu)?)
 }
 
 #[cfg(test)]

@@ -42,29 +42,34 @@ pub(super) struct Columns {
     destination: Vec<i64>,
     coalesced: Vec<i8>,
     notification: Vec<i8>,
+    /// Rows that are filled.
+    filled: usize,
     codes: Codes,
 }
 
 impl Columns {
-    /// Columns with room for `rows` rows.
-    pub(super) fn with_room(rows: usize) -> Self {
+    /// Columns of `rows` rows, all 0.
+    pub(super) fn of_rows(rows: usize) -> Self {
         Self {
-            outcome: Vec::with_capacity(rows),
-            clause: Vec::with_capacity(rows),
-            reason: Vec::with_capacity(rows),
-            qualification: Vec::with_capacity(rows),
-            vector: Vec::with_capacity(rows),
-            destination: Vec::with_capacity(rows),
-            coalesced: Vec::with_capacity(rows),
-            notification: Vec::with_capacity(rows),
+            outcome: vec![0; rows],
+            clause: vec![0; rows],
+            reason: vec![0; rows],
+            qualification: vec![0; rows],
+            vector: vec![0; rows],
+            destination: vec![0; rows],
+            coalesced: vec![0; rows],
+            notification: vec![0; rows],
+            filled: 0,
             codes: Codes::new(),
         }
     }
 
-    /// One row more.
+    /// Fills the next row; there must be one.
+    #[inline]
     pub(super) fn push(&mut self, outcome: Outcome) {
+        let row = self.filled;
+        self.filled += 1;
         let (mut vector, mut destination, mut coalesced, mut notification) = (NONE.into(), NONE.into(), NONE, NONE);
-        let (mut reason, mut qualification) = (0, 0);
         let (kind, clause) = match outcome {
             Outcome::Virtualized(clause) => (Kind::Virtualized, Some(clause)),
             Outcome::Posted(posted) => {
@@ -77,21 +82,20 @@ impl Columns {
                 (Kind::SelfIpi, Some(Clause::SelfIpi))
             }
             Outcome::Exit(exit) => {
-                (reason, qualification) = (exit.reason.number(), exit.qualification);
+                // Written where there are any: what stays 0 need not be touched.
+                (self.reason[row], self.qualification[row]) = (exit.reason.number(), exit.qualification);
                 (Kind::of_exit(exit.reason), Some(exit.clause))
             }
             Outcome::Fault(clause) => (Kind::Fault, Some(clause)),
             Outcome::NotVirtualized(clause) => (Kind::NotVirtualized, Some(clause)),
             Outcome::Violation(_) => (Kind::Violation, None),
         };
-        self.outcome.push(kind as u8);
-        self.clause.push(self.codes.of(clause));
-        self.reason.push(reason);
-        self.qualification.push(qualification);
-        self.vector.push(vector);
-        self.destination.push(destination);
-        self.coalesced.push(coalesced);
-        self.notification.push(notification);
+        self.outcome[row] = kind as u8;
+        self.clause[row] = self.codes.of(clause);
+        self.vector[row] = vector;
+        self.destination[row] = destination;
+        self.coalesced[row] = coalesced;
+        self.notification[row] = notification;
     }
 
     pub(super) fn into_dict(self, py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {

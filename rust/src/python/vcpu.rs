@@ -141,11 +141,8 @@ impl Vcpu {
     ) -> PyResult<Bound<'py, PyDict>> {
         let values = values.as_array();
         py.detach(|| {
-            let mut machine = self.machine.lock();
-            let mut columns = Columns::with_room(values.len());
-            for &value in values {
-                columns.push(machine.wrmsr(self.index, msr.0, value));
-            }
+            let mut columns = Columns::of_rows(values.len());
+            self.machine.lock().wrmsr_each(self.index, msr.0, values.iter().copied(), |outcome| columns.push(outcome));
             columns
         })
         .into_dict(py)
@@ -167,11 +164,10 @@ impl Vcpu {
         let access = access(offset, width, AccessKind::Write)?;
         let values = values.as_array();
         py.detach(|| {
-            let mut machine = self.machine.lock();
-            let mut columns = Columns::with_room(values.len());
-            for &value in values {
-                columns.push(machine.mmio_write(self.index, access, value));
-            }
+            let mut columns = Columns::of_rows(values.len());
+            self.machine
+                .lock()
+                .mmio_write_each(self.index, access, values.iter().copied(), |outcome| columns.push(outcome));
             columns
         })
         .into_dict(py)
