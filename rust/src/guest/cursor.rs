@@ -152,7 +152,7 @@ impl Frame {
 pub struct Cursor {
     frame: Frame,
     /// Frames that handlers have interrupted, the program's first. What idles is not among them.
-    below: SmallVec<[Frame; 2]>,
+    below: SmallVec<[Frame; 1]>,
     /// How often each loop of each frame has gone round.
     rounds: SmallVec<[u64; 2]>,
     random: Xoshiro256PlusPlus,

@@ -74,6 +74,10 @@ impl Owner {
             _ => LineKind::Other,
         }
     }
+
+    pub(super) const fn has_red_zone(self) -> bool {
+        !matches!(self, Self::VirtualApicPage { .. })
+    }
 }
 
 impl fmt::Display for Owner {
@@ -92,7 +96,8 @@ impl fmt::Display for Owner {
     }
 }
 
-/// A piece of memory and its owner. Bytes outside any allocation are nobody's: one red line stands after each piece.
+/// A piece of memory and its owner. Bytes outside any allocation are nobody's: one red line stands after each piece that is
+/// not a virtual-APIC page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allocation {
     /// Physical address.

@@ -78,7 +78,7 @@ impl<W: Word> PhysicalMemory<W> {
     /// The size in bytes that holds `pieces` of (bytes, alignment), red zones included.
     #[must_use]
     pub fn size_for(pieces: impl IntoIterator<Item = (u64, u64)>) -> u64 {
-        pieces.into_iter().fold(FIRST_ADDRESS, |next, (bytes, align)| next_piece(next, bytes, align).1)
+        pieces.into_iter().fold(FIRST_ADDRESS, |next, (bytes, align)| next_piece(next, bytes, align).1 + LINE_BYTES)
     }
 
     /// Size in bytes.
@@ -89,13 +89,15 @@ impl<W: Word> PhysicalMemory<W> {
 
     /// Hands `bytes` bytes, aligned on `align` (a power of two), to `owner`; returns the physical address.
     ///
-    /// The line after the piece is a red zone. May be called while other threads use the memory.
+    /// The line after the piece is a red zone, but for virtual-APIC pages: nobody gets out of one by an offset, and with a line
+    /// between them each would take two pages. May be called while other threads use the memory.
     ///
     /// # Errors
     /// [`OutOfMemory`] when the array is used up.
     pub fn allocate(&self, owner: Owner, bytes: u64, align: u64) -> Result<u64, OutOfMemory> {
         let mut ledger = self.ledger();
-        let (address, end) = next_piece(ledger.next, bytes, align);
+        let (address, behind) = next_piece(ledger.next, bytes, align);
+        let end = if owner.has_red_zone() { behind + LINE_BYTES } else { behind };
         if end > self.bytes() {
             return Err(OutOfMemory { asked: end - ledger.next, free: self.bytes() - ledger.next, size: self.bytes() });
         }
@@ -220,10 +222,10 @@ impl<W: Word> PhysicalMemory<W> {
     }
 }
 
-/// Where a piece goes, and where the next may begin: after the piece, rounded to a line, and a red line.
+/// Where a piece goes, and where its lines end.
 fn next_piece(next: u64, bytes: u64, align: u64) -> (u64, u64) {
     let address = next.next_multiple_of(align.max(LINE_BYTES));
-    (address, address + bytes.next_multiple_of(LINE_BYTES) + LINE_BYTES)
+    (address, address + bytes.next_multiple_of(LINE_BYTES))
 }
 
 #[cfg(test)]
@@ -259,6 +261,16 @@ mod tests {
         assert_eq!(memory.owner_of(table + 39).unwrap().owner, Owner::PidPointerTable { vm: 3 });
         assert_eq!(memory.owner_of(table + 40), None);
         assert_eq!(memory.owner_of(table - 1), None);
+    }
+
+    #[test]
+    fn virtual_apic_pages_stand_side_by_side() {
+        let memory = Memory::new(1 << 16);
+        let page = |vcpu| memory.allocate(Owner::VirtualApicPage { vm: 0, vcpu }, 4096, 4096).unwrap();
+        let (first, second) = (page(0), page(1));
+        assert_eq!(second, first + 4096);
+        assert_eq!(memory.owner_of(first + 4095).unwrap().owner, Owner::VirtualApicPage { vm: 0, vcpu: 0 });
+        assert!(memory.allocate(VCPU, 64, 64).unwrap() >= second + 4096);
     }
 
     #[test]

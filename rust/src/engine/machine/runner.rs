@@ -13,16 +13,16 @@ pub(in crate::engine) struct Runner {
     pub(in crate::engine) task: Task,
     pub(in crate::engine) cursor: Cursor,
     pub(in crate::engine) progress: Progress,
-    /// It slept, and goes on.
-    pub(in crate::engine) woken: bool,
 }
 
-/// What a program's acts change of a vCPU.
+/// How far a vCPU has come.
 pub(in crate::engine) struct Progress {
     /// Cycles of a computation that are left.
     pub(in crate::engine) computing: u32,
     /// Its program has been at its end.
     pub(in crate::engine) finished: bool,
+    /// It slept, and goes on.
+    pub(in crate::engine) woken: bool,
     pub(in crate::engine) trail: Trail,
 }
 
@@ -36,7 +36,7 @@ pub(in crate::engine) struct Trail {
 impl Runner {
     pub(in crate::engine) fn new(task: Task, cursor: Cursor) -> Self {
         let trail = Trail { entries: [TrailEntry::NOTHING; ENTRIES], count: 0 };
-        Self { task, cursor, progress: Progress { computing: 0, finished: false, trail }, woken: false }
+        Self { task, cursor, progress: Progress { computing: 0, finished: false, woken: false, trail } }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::hypervisor::{MpState, Slot};
 use crate::memory::{PhysicalMemory, Word};
 use crate::processor::{VirtualApic, descriptor, vectors_of};
 use crate::record::{Account, ViolationRecord};
+use std::borrow::Borrow;
 use std::fmt::Write;
 
 /// Where the vCPUs of a machine are found, and what people call them.
@@ -83,7 +84,11 @@ fn hex(vectors: [u64; 4]) -> String {
 }
 
 /// The sentence about a vCPU that nobody will wake, with the last events on both sides.
-pub(in crate::engine) fn lost_wakeup<'m>(of: &impl Directory<'m>, lost: &Lost, runners: &[Runner]) -> ViolationRecord {
+pub(in crate::engine) fn lost_wakeup<'m>(
+    of: &impl Directory<'m>,
+    lost: &Lost,
+    runners: &[impl Borrow<Runner>],
+) -> ViolationRecord {
     let Lost { slot, pir, virr, control, listed_on, .. } = *lost;
     let name = of.name(slot);
     let place = if pir == [0; 4] { "its VIRR" } else { "its descriptor" };
@@ -99,7 +104,7 @@ pub(in crate::engine) fn lost_wakeup<'m>(of: &impl Directory<'m>, lost: &Lost, r
         control.vector(),
         control.destination(),
     );
-    for runner in runners {
+    for runner in runners.iter().map(Borrow::borrow) {
         let other = runner.task.slot;
         if other == slot {
             let _ = write!(message, " {name}: {}.", runner.progress.trail.words());
@@ -111,10 +116,10 @@ pub(in crate::engine) fn lost_wakeup<'m>(of: &impl Directory<'m>, lost: &Lost, r
 }
 
 /// The state of every vCPU, where nothing goes on.
-pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[Runner]) -> ViolationRecord {
+pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[impl Borrow<Runner>]) -> ViolationRecord {
     const MOST: usize = 64;
     let mut message = "nothing goes on:".to_owned();
-    for runner in runners.iter().take(MOST) {
+    for runner in runners.iter().map(Borrow::borrow).take(MOST) {
         let task = &runner.task;
         let (pir, virr) = waiting(of, runner);
         let control = of.slot(task.slot).map(|slot| descriptor::control(slot.pid)).unwrap_or_default();
@@ -139,7 +144,7 @@ pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[Runner]) 
     if runners.len() > MOST {
         let _ = write!(message, "\n  and {} more", runners.len() - MOST);
     }
-    record("stall", runners.first().map_or(0, |runner| runner.task.slot), message)
+    record("stall", runners.first().map_or(0, |runner| runner.borrow().task.slot), message)
 }
 
 fn imbalance<'m>(of: &impl Directory<'m>, runner: &Runner, vector: u8, balance: i32) -> ViolationRecord {
@@ -160,12 +165,12 @@ fn imbalance<'m>(of: &impl Directory<'m>, runner: &Runner, vector: u8, balance: 
 pub(in crate::engine) fn settle<'m>(
     of: &impl Directory<'m>,
     account: &mut Account,
-    runners: &[Runner],
+    runners: &[impl Borrow<Runner>],
     complete: bool,
     whole: bool,
 ) -> (u64, Vec<ViolationRecord>) {
     let (mut pending, mut violations) = (0, Vec::new());
-    for runner in runners {
+    for runner in runners.iter().map(Borrow::borrow) {
         let (pir, virr) = waiting(of, runner);
         let (left, wrong) = account.settle(runner.task.slot, pir, virr);
         pending += left;

@@ -50,7 +50,7 @@ impl Pcpu<'_, '_> {
     pub(super) fn guest(&mut self, runner: &mut Runner, inject: Option<u8>, nmi: bool) -> Left {
         let shared = self.shared;
         let Some(vm) = shared.vms.get(runner.task.vm as usize) else { return Left::Broken };
-        let Runner { task, cursor, progress: Progress { computing, finished, trail }, .. } = runner;
+        let Runner { task, cursor, progress: Progress { computing, finished, trail, .. }, .. } = runner;
         let (slot, vcpu, mode, base) = (task.slot, task.vcpu.vcpu(), task.vcpu.mode(), task.vcpu.base());
         let mut guest = match NonRoot::enter(shared.memory, task.vcpu.vp_mut()) {
             Ok(guest) => guest,

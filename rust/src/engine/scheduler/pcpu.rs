@@ -115,7 +115,7 @@ impl<'m> Host<'m> for Pcpu<'_, 'm> {
     fn wake(&mut self, slot: u32) {
         if let Some(mut runner) = self.shared.get_up(slot) {
             self.account.scheduling.wakeups += 1;
-            runner.woken = true;
+            runner.progress.woken = true;
             let pcpu = self.place_for(&runner);
             self.shared.enqueue(pcpu, runner);
         }
@@ -304,13 +304,13 @@ impl<'s, 'm> Pcpu<'s, 'm> {
             return None;
         }
         if runner.task.check_block(self) {
-            if std::mem::take(&mut runner.woken) {
+            if std::mem::take(&mut runner.progress.woken) {
                 self.account.scheduling.spurious_wakeups += 1;
             }
             let preempt = self.shared.chaos().preempt && self.chance(8);
             return Some(if preempt { Leave::Preempted } else { Leave::Asleep });
         }
-        runner.woken = false;
+        runner.progress.woken = false;
         runner.progress.trail.note(What::Woke, 0, 0);
         runner.task.end_block(self);
         None

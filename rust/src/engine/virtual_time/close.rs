@@ -11,11 +11,11 @@ use std::time::Duration;
 impl Simulation<'_, '_> {
     /// Closes the books.
     pub(super) fn close(mut self, end: &End) -> VirtualRun {
-        let mut runners: Vec<Runner> = Vec::new();
+        let mut runners: Vec<&mut Runner> = Vec::new();
         for pcpu in self.pcpus {
-            runners.extend(pcpu.runner.take().into_iter().chain(pcpu.queue.take()).map(|runner| *runner));
+            runners.extend(pcpu.runner.take().into_iter().chain(pcpu.queue.take()));
         }
-        runners.extend(self.beds.iter_mut().filter_map(Option::take).map(|runner| *runner));
+        runners.extend(self.beds.iter_mut().filter_map(Option::take));
         runners.sort_by_key(|runner| runner.task.slot);
         let mut account = std::mem::take(&mut self.account);
         let mut violations = std::mem::take(&mut account.violations);

@@ -79,9 +79,9 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
         if known.words.set_task(TaskState::Running) == TaskState::Running {
             return;
         }
-        let Some(mut runner) = self.beds.get_mut(slot as usize).and_then(Option::take) else { return };
+        let Some(runner) = self.beds.get_mut(slot as usize).and_then(Option::take) else { return };
         self.account.scheduling.wakeups += 1;
-        runner.woken = true;
+        runner.progress.woken = true;
         self.spend(self.costs.wake);
         self.log_event(self.now, slot, What::Runnable, 0, 0);
         let pcpu = self.place_for(slot);

@@ -49,8 +49,8 @@ pub(super) struct Pcpu<'m> {
     /// The request bits of its local APIC.
     pub(super) requests: &'m Line<Cell<u64>>,
     pub(super) wakeup_list: RefCell<Vec<u32>>,
-    pub(super) queue: RefCell<VecDeque<Box<Runner>>>,
-    pub(super) runner: Cell<Option<Box<Runner>>>,
+    pub(super) queue: RefCell<VecDeque<&'m mut Runner>>,
+    pub(super) runner: Cell<Option<&'m mut Runner>>,
     pub(super) phase: Cell<Phase>,
     /// When what it was last busy with was done.
     pub(super) clock: Cell<u64>,
@@ -160,7 +160,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     #[inline]
     pub(super) fn turn(&mut self, at: &'o Pcpu<'m>) -> u64 {
         let again = match at.runner.take() {
-            Some(mut runner) if matches!(at.phase.get(), Phase::Guest) => match self.guest(at, &mut runner) {
+            Some(runner) if matches!(at.phase.get(), Phase::Guest) => match self.guest(at, runner) {
                 Next::Wait(until) => {
                     // Nearly always.
                     at.runner.set(Some(runner));
@@ -185,17 +185,17 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     #[inline(never)]
-    fn go_on_with(&mut self, at: &'o Pcpu<'m>, mut runner: Box<Runner>) -> u64 {
-        let next = self.phase(at, &mut runner);
+    fn go_on_with(&mut self, at: &'o Pcpu<'m>, runner: &'m mut Runner) -> u64 {
+        let next = self.phase(at, runner);
         self.go_on_after(at, runner, next)
     }
 
     /// From phase to phase, and vCPU to vCPU, while nobody else has to act.
     #[inline(never)]
-    fn go_on_after(&mut self, at: &'o Pcpu<'m>, mut runner: Box<Runner>, mut next: Next) -> u64 {
+    fn go_on_after(&mut self, at: &'o Pcpu<'m>, mut runner: &'m mut Runner, mut next: Next) -> u64 {
         loop {
             while matches!(next, Next::Go) && self.now < self.limit {
-                next = self.phase(at, &mut runner);
+                next = self.phase(at, runner);
             }
             match next {
                 Next::Go | Next::Broken => {
@@ -216,7 +216,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             let Some(found) = self.find_work() else { return self.free_again() };
             runner = found;
-            next = self.phase(at, &mut runner);
+            next = self.phase(at, runner);
         }
     }
 
@@ -231,7 +231,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     /// Takes a vCPU, if there is one to be run.
-    fn find_work(&mut self) -> Option<Box<Runner>> {
+    fn find_work(&mut self) -> Option<&'m mut Runner> {
         let at = self.at();
         let since = self.now;
         self.root_interrupts(None);
@@ -244,7 +244,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         } else {
             (0..count).find_map(|i| self.pcpus[(number + i) % count].queue.borrow_mut().pop_front())
         };
-        let mut runner = found?;
+        let runner = found?;
         self.queued -= 1;
         self.idle -= 1;
         self.spend(self.costs.context_switch);
@@ -255,7 +255,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         {
             self.account.scheduling.migrations += 1;
         }
-        self.note_event(&mut runner, What::Loaded, 0, self.current);
+        self.note_event(runner, What::Loaded, 0, self.current);
         runner.task.load(self);
         let mut slice = u64::from(self.config.time_slice) * u64::from(self.costs.time_slice_unit);
         if self.config.chaos.preempt {
@@ -444,7 +444,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
 
     fn check_block(&mut self, runner: &mut Runner) -> Next {
         if runner.task.check_block(self) {
-            if std::mem::take(&mut runner.woken) {
+            if std::mem::take(&mut runner.progress.woken) {
                 self.account.scheduling.spurious_wakeups += 1;
             }
             if self.config.chaos.preempt && self.chance(8) {
@@ -453,7 +453,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             self.spend(self.costs.context_switch);
             return self.go(Phase::Sleep);
         }
-        runner.woken = false;
+        runner.progress.woken = false;
         self.slept(runner);
         self.note_event(runner, What::Woke, 0, 0);
         runner.task.end_block(self);
@@ -478,8 +478,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
     }
 
-    fn preempted(&mut self, mut runner: Box<Runner>) {
-        self.note_event(&mut runner, What::Preempted, 0, self.current);
+    fn preempted(&mut self, runner: &'m mut Runner) {
+        self.note_event(runner, What::Preempted, 0, self.current);
         self.account.scheduling.preemptions += 1;
         runner.task.put(self, Put::Preempted);
         self.spend(self.costs.context_switch);
@@ -487,8 +487,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.enqueue(pcpu, runner, self.costs.idle_exit);
     }
 
-    fn asleep(&mut self, mut runner: Box<Runner>) {
-        self.note_event(&mut runner, What::Slept, 0, self.current);
+    fn asleep(&mut self, runner: &'m mut Runner) {
+        self.note_event(runner, What::Slept, 0, self.current);
         self.account.scheduling.blocks += 1;
         runner.task.put(self, Put::Blocking);
         let slot = runner.task.slot as usize;
