@@ -7,12 +7,12 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ipivrs::intake::{Options, Recording, read};
+use ipivrs::measure::repeat;
+use std::fs::{self, File};
 use std::hint::black_box;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-#[path = "../tests/rust/large.rs"]
-mod large;
 
 /// Samples of a file: some 90 bytes each.
 const SAMPLES: u64 = 2_000_000;
@@ -26,7 +26,8 @@ struct Long {
 impl Long {
     fn new(name: &str) -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("long-{name}"));
-        let samples = large::write(&path, name, SAMPLES).unwrap();
+        let recording = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)).unwrap();
+        let samples = repeat(&recording, SAMPLES, BufWriter::new(File::create(&path).unwrap())).unwrap();
         Self { path, samples }
     }
 
@@ -39,13 +40,13 @@ impl Long {
 
 impl Drop for Long {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
 /// Processor time of this process: the machine may be busy with others.
 fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let ticks: Vec<i64> =
         stat.rsplit(')').next().unwrap_or_default().split_whitespace().filter_map(|it| it.parse().ok()).collect();
     // The letter of the state is no number: user and system time are fields 14 and 15 of the line.

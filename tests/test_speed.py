@@ -14,7 +14,7 @@ from ipivrs import _core, speed
 
 TABLE = {
     "ipi-x2apic", "ipi-xapic", "post-coalesced", "round-trip", "pairs", "virtual-time-ping", "virtual-time-storm",
-    "explorer", "vm-build", "vm-memory", "python-wrmsr", "python-batch", "python-threads", "import",
+    "explorer", "intake", "vm-build", "vm-memory", "python-wrmsr", "python-batch", "python-threads", "import",
 }  # fmt: skip
 
 

@@ -61,6 +61,7 @@ _ALL = [
     Path("virtual-time-ping", "virtual time, ping: IPIs per core", "million/s", 15, "at least"),
     Path("virtual-time-storm", "virtual time, an IPI among 4096 vCPUs / among 64", "ns", 1.5),
     Path("explorer", "explorer: states per core", "million/s", 2, "at least"),
+    Path("intake", "perf.data in: events per core", "million/s", 5, "at least"),
     Path("vm-build", "VM of 65,536 vCPUs: until all are about to run", "s", 0.1),
     Path("vm-memory", "VM of 65,536 vCPUs: memory touched for each", "bytes", 4.5 * 1024),
     Path("python-wrmsr", "Python: one wrmsr beyond the call in Rust", "ns", 150, measure=stopwatch.one_call),

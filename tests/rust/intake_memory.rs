@@ -5,11 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use ipivrs::intake::{Options, read};
-use std::fs;
+use ipivrs::measure::repeat;
+use std::fs::{self, File};
+use std::io::BufWriter;
 use std::path::Path;
-
-#[path = "large.rs"]
-mod large;
 
 const FILE: &str = "kut-apic-x2apic.perf.data";
 /// The file has 73 KiB.
@@ -37,6 +36,10 @@ fn peak_kib(of: &str) -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+fn example(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)).unwrap()
+}
+
 fn word(bytes: &[u8], at: usize) -> usize {
     u64::from_le_bytes(*bytes[at..].first_chunk().unwrap()) as usize
 }
@@ -50,8 +53,9 @@ fn memory_is_bounded() {
 /// What grows with a recording are the IPIs alone, which are its result.
 fn long_files_take_none() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("memory.perf.data");
+    let long = example(LONG);
     let peak_of = |samples| {
-        let samples = large::write(&path, LONG, samples).unwrap();
+        let samples = repeat(&long, samples, BufWriter::new(File::create(&path).unwrap())).unwrap();
         let nobodys = Options { process: Some(1), ..Options::default() };
         assert!(read(&path, &nobodys).unwrap_err().to_string().contains("process"), "there is none of this number");
         let without = peak_kib(TOUCHED);
@@ -69,7 +73,7 @@ fn long_files_take_none() {
 }
 
 fn lying_sizes_take_none() {
-    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(FILE)).unwrap();
+    let whole = example(FILE);
     let data = word(&whole, DATA_OFFSET)..word(&whole, DATA_OFFSET) + word(&whole, DATA_SIZE);
     let damaged = std::env::temp_dir().join(format!("ipivrs-intake-{}.perf.data", std::process::id()));
     read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(FILE), &Options::default()).unwrap();

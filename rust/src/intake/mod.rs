@@ -51,7 +51,7 @@ pub use recording::{
 };
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 use watched::Watched;
 
@@ -84,6 +84,16 @@ pub fn read_watched(
     };
     let file = Watched::new(File::open(path).map_err(failed)?, keep_going).map_err(failed)?;
     read_from(path, BufReader::with_capacity(BUFFER, file), failed, options)
+}
+
+/// Reads a recording that lies in memory.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_bytes(bytes: &[u8], options: &Options) -> Result<Recording, IntakeError> {
+    let path = Path::new("memory");
+    let failed = |source| IntakeError::Io { path: path.into(), source };
+    read_from(path, BufReader::with_capacity(BUFFER, Cursor::new(bytes)), failed, options)
 }
 
 /// Reads what `path` names from an open file.

@@ -9,11 +9,13 @@
 mod count;
 mod engines;
 mod floor;
+mod intake;
 mod ipi;
 mod threads;
 
 pub use count::count;
 pub use engines::{explorer, large_vm, ping, storm};
+pub use intake::{intake, repeat};
 pub use ipi::{Pair, PairMachine, coalesced, one_ipi};
 pub use threads::{arithmetic, bare, pairs, round_trip};
 

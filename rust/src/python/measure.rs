@@ -21,8 +21,8 @@ fn beside(figure: Figure) -> Measured {
 /// Args:
 ///     path: "ipi-x2apic", "ipi-xapic", "post-coalesced", "round-trip": seconds. "pairs", "bare-threads",
 ///         "arithmetic-threads": calls a second on two threads beside one. "virtual-time-ping": IPIs a second in virtual time.
-///         "virtual-time-storm": seconds of an IPI among 4096 vCPUs beside 64. "explorer": states a second. "vm-build": seconds for
-///         65,536 vCPUs. "vm-memory": bytes for each of them.
+///         "virtual-time-storm": seconds of an IPI among 4096 vCPUs beside 64. "explorer": states a second. "intake": events a
+///         second. "vm-build": seconds for 65,536 vCPUs. "vm-memory": bytes for each of them.
 ///     policy: Text of the policy that the engines run.
 ///     costs: What acts cost in virtual time, JSON, as `run_scenario_in_virtual_time` takes it.
 ///
@@ -48,6 +48,7 @@ pub(super) fn measure(py: Python<'_>, path: &str, policy: &str, costs: &str) -> 
             "virtual-time-ping" => alone(paths::ping(policy, &costs)),
             "virtual-time-storm" => paths::storm(policy, &costs).map(beside),
             "explorer" => alone(paths::explorer(policy)),
+            "intake" => alone(paths::intake()),
             "vm-build" => alone(paths::large_vm(policy, &costs).map(|(seconds, _)| seconds)),
             "vm-memory" => alone(paths::large_vm(policy, &costs).map(|(_, bytes)| bytes)),
             _ => return None,
