@@ -6,37 +6,29 @@
 #![allow(clippy::cast_precision_loss, reason = "rates for people")]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use ipivrs::engine::explore::{Bounds, Limits, Model, Verdict, check};
-use ipivrs::hypervisor::policy::Policy;
+use ipivrs::engine::explore::Bounds;
+use ipivrs::measure::explored;
 use std::hint::black_box;
 use std::time::Instant;
 
 const KVM: &str = include_str!("../python/ipivrs/policies/kvm.policy");
 
-fn explored(policy: &Policy, bounds: &Bounds, threads: usize) -> Verdict {
-    let model = Model::new(policy, bounds).unwrap();
-    let limits = Limits { threads, max_states: usize::MAX, max_bytes: usize::MAX };
-    check(&model, &limits, &mut |_| true).unwrap()
-}
-
 /// A space that fits into the caches: what the moves themselves cost.
 fn small(c: &mut Criterion) {
-    let policy = Policy::parse(KVM).unwrap();
     let bounds = Bounds { senders: 1, preemptions: 0, exits: 0, ..Bounds::default() };
-    let states = explored(&policy, &bounds, 1).states;
+    let states = explored(KVM, &bounds, 1).unwrap().states;
     c.bench_function(&format!("kvm, {states} states"), |b| {
-        b.iter_batched(|| (), |()| black_box(explored(&policy, &bounds, 1)), BatchSize::PerIteration);
+        b.iter_batched(|| (), |()| black_box(explored(KVM, &bounds, 1)), BatchSize::PerIteration);
     });
 }
 
 /// `ipivrs check kvm --senders 3 --preemptions 2 --migrations 1`, proof and worst case.
 fn large(_: &mut Criterion) {
-    let policy = Policy::parse(KVM).unwrap();
     let bounds = Bounds { senders: 3, preemptions: 2, migrations: 1, ..Bounds::default() };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     for threads in [1, cores] {
         let begin = Instant::now();
-        let verdict = explored(&policy, &bounds, threads);
+        let verdict = explored(KVM, &bounds, threads).unwrap();
         let seconds = begin.elapsed().as_secs_f64();
         println!(
             "kvm --senders 3 --preemptions 2 --migrations 1, {threads} thread(s): {} states in {seconds:.1} s, {:.2} million \

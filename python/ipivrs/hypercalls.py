@@ -28,7 +28,7 @@ def remedies(recording: "RecordingInfo", sends: int) -> list[Remedy]:
     if not items:
         return []
     # The guest addresses CPUs that it has, by their APIC IDs: each is in the table.
-    alone = [(item, needs_no_exit(Send(0, 0, "x2APIC", "icr", item["icr_low"], 0))) for item in items]
+    alone = [(item, needs_no_exit(Send(0, "x2APIC", "icr", item["icr_low"], 0))) for item in items]
     return [
         remedy(
             PARAVIRTUAL,

@@ -6,21 +6,21 @@ of it. Sources: SDM vol. 3C 30.1.6, 30.4.3.2 and 30.5 (2023 edition); Linux's ar
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ipivrs import hypercalls, inhibits
 from ipivrs.advice import IN_THE_FIELDS, SWITCHED_OFF, Advice, advice
-from ipivrs.logical import targets
 from ipivrs.remedy import Remedy, remedy
 from ipivrs.rewriting import Send, needs_no_exit, unicast
 
 if TYPE_CHECKING:
-    from ipivrs.results import RecordingInfo, RunResult
+    from ipivrs.results import RunResult
 
 _UNVIRTUALIZED = ("exited", "faulted", "escaped", "violation")
+_FLAT = "logical destinations are read as Linux programs xAPICs: flat model, bit n for the n-th vCPU"
 
 _BROADCAST_ID = Advice(
     "go to the broadcast ID (all bits of the destination 1)",
@@ -86,9 +86,8 @@ def remedies(result: "RunResult") -> list[Remedy]:
 def _in_the_icr(result: "RunResult", sends: int) -> Iterator[Remedy]:
     tallies: dict[Advice, _Tally] = {}
     conditions = {kind["clause"]: kind["condition"] for kind in result.kinds}
-    ids = _ids(result.recording)
-    for send, count, clause in _exiting(result):
-        why, after, caveat = _changed(send, conditions.get(clause), ids[send.vm])
+    for send, reached, count, clause in _exiting(result):
+        why, after, caveat = _changed(send, conditions.get(clause), reached)
         why = why or Advice(f"are decided by {clause}", "", "Nothing is known that changes it.")
         tally = tallies.setdefault(why, _Tally(clause or "not decided by a clause"))
         tally.count += count
@@ -101,28 +100,22 @@ def _in_the_icr(result: "RunResult", sends: int) -> Iterator[Remedy]:
         yield remedy(why, citation, tally.count, sends, gain=tally.gain, sent_instead=tally.sent, caveat=tally.caveat)
 
 
-def _ids(recording: "RecordingInfo") -> dict[int, list[int]]:
-    """The APIC IDs of each VM, in the order of its vCPUs."""
-    ids: dict[int, list[int]] = {}
-    for vcpu in recording["vcpus"]:
-        ids.setdefault(vcpu["vm"], []).append(vcpu["apic_id"])
-    return ids
-
-
-def _exiting(result: "RunResult") -> Iterator[tuple[Send, int, str | None]]:
-    """The different IPIs that were not virtualized, how many there are of each, and the clause."""
+def _exiting(result: "RunResult") -> Iterator[tuple[Send, list[int], int, str | None]]:
+    """The different IPIs that were not virtualized, whom they reach by APIC ID, how many there are, and the clause."""
     fates = [index for index, name in enumerate(result.fate_names) if name in _UNVIRTUALIZED]
-    rows = result.ipis[np.isin(result.ipis["fate"], fates)]
-    vcpus = result.recording["vcpus"]
-    for row, count in _distinct(rows):
+    places = np.flatnonzero(np.isin(result.ipis["fate"], fates))
+    vcpus, whom = result.recording["vcpus"], result.targets()
+    for first, count in _distinct(result.ipis[places]):
+        row = result.ipis[places[first]]
         sender = vcpus[int(row["sender"])]
+        reached = [vcpus[vcpu]["apic_id"] for vcpu in whom["sets"][whom["of"][places[first]]]]
         send = Send.of(result.via_names[int(row["via"])], int(row["icr_low"]), int(row["destination"]), sender)
         clause = result.clause_names[int(row["clause"])]
-        yield send, count, None if clause == "none" else clause
+        yield send, reached, count, None if clause == "none" else clause
 
 
-def _distinct(rows: NDArray[np.void]) -> Iterator[tuple[Any, int]]:
-    """The different rows, but for their times, with their counts."""
+def _distinct(rows: NDArray[np.void]) -> Iterator[tuple[int, int]]:
+    """Where the first of rows stands that differ in their times alone, and how many they are."""
     columns = ("clause", "via", "sender", "icr_low", "destination")
     order = np.lexsort([rows[name] for name in columns])
     rows = rows[order]
@@ -133,47 +126,46 @@ def _distinct(rows: NDArray[np.void]) -> Iterator[tuple[Any, int]]:
     starts = np.flatnonzero(new)
     counts = np.diff(np.append(starts, len(rows)))
     for start, count in zip(starts, counts, strict=True):
-        yield rows[start], int(count)
+        yield int(order[start]), int(count)
 
 
-def _changed(send: Send, condition: str | None, ids: list[int]) -> tuple[Advice | None, list[Send], str]:
+def _changed(send: Send, condition: str | None, reached: list[int]) -> tuple[Advice | None, list[Send], str]:
     """What stands against a send, the sends that would take its place, and what that rests on."""
     if condition in ("control", "msr-bitmap"):
-        return SWITCHED_OFF, _plain(send, ids), ""
+        return SWITCHED_OFF, _plain(send, reached), ""
     if condition in IN_THE_FIELDS:
         fields = send.fields
         why = advice(send.apic, fields["delivery_mode"], fields["destination_mode"], fields["shorthand"])
-        return (why, *_readdressed(send, ids))
+        return (why, *_readdressed(send, reached))
     if condition in ("last-index", "table-entry"):
-        return _unreached(send, ids)
-    return _BY_CONDITION.get(condition or ""), [] if condition == "vector" else _plain(send, ids), ""
+        return _unreached(send, reached)
+    return _BY_CONDITION.get(condition or ""), [] if condition == "vector" else _plain(send, reached), ""
 
 
-def _plain(send: Send, ids: list[int]) -> list[Send]:
+def _plain(send: Send, reached: list[int]) -> list[Send]:
     """The same IPI with no bit set that needs not be, if its fields are those of a unicast to a vCPU."""
     fields = send.fields
     is_unicast = (fields["delivery_mode"], fields["shorthand"]) == ("fixed", "none")
-    if is_unicast and fields["destination_mode"] == "physical" and send.destination in ids:
+    if is_unicast and fields["destination_mode"] == "physical" and send.destination in reached:
         return [unicast(send, send.destination, trigger="edge")]
     return [send] if fields["shorthand"] == "self" else []
 
 
-def _readdressed(send: Send, ids: list[int]) -> tuple[list[Send], str]:
+def _readdressed(send: Send, reached: list[int]) -> tuple[list[Send], str]:
     """The IPIs to one processor each that reach whom this one reaches."""
     fields = send.fields
     if fields["delivery_mode"] not in ("fixed", "lowest-priority"):
         return [], ""
     if fields["shorthand"] == "self":
         return [send.as_self_ipi()], ""
-    reached, caveat = targets(send, ids)
-    if fields["delivery_mode"] == "lowest-priority":
-        reached = reached[:1]
-    return [unicast(send, apic_id) for apic_id in reached], caveat
+    is_logical = (fields["shorthand"], fields["destination_mode"]) == ("none", "logical")
+    flat = send.apic == "xAPIC" and is_logical and not send.is_broadcast_id
+    return [unicast(send, apic_id) for apic_id in reached], _FLAT if flat else ""
 
 
-def _unreached(send: Send, ids: list[int]) -> tuple[Advice, list[Send], str]:
+def _unreached(send: Send, reached: list[int]) -> tuple[Advice, list[Send], str]:
     if send.is_broadcast_id:
-        return _BROADCAST_ID, [unicast(send, apic_id) for apic_id in ids], ""
-    if send.destination in ids:
+        return _BROADCAST_ID, [unicast(send, apic_id) for apic_id in reached], ""
+    if send.destination in reached:
         return _BEYOND, [unicast(send, send.destination)], ""
     return _NOBODY, [], ""

@@ -17,7 +17,6 @@ _MEMORY, _SELF_IPI = "write to offset 300H", "WRMSR 83FH"  # of RunResult.via_na
 class Send:
     """One write that sends an IPI. `sender` is the APIC ID of the sender, `access` "icr" or "self-ipi"."""
 
-    vm: int
     sender: int
     apic: str
     access: str
@@ -29,7 +28,7 @@ class Send:
         """A send of a recording; `via` is a name of `RunResult.via_names`, `sender` one of the recording's vCPUs."""
         apic = "xAPIC" if via == _MEMORY else "x2APIC"
         access = "self-ipi" if via == _SELF_IPI else "icr"
-        return cls(sender["vm"], sender["apic_id"], apic, access, icr_low, destination)
+        return cls(sender["apic_id"], apic, access, icr_low, destination)
 
     @cached_property
     def fields(self) -> Mapping[str, Any]:
@@ -43,7 +42,7 @@ class Send:
 
     def as_self_ipi(self) -> "Send":
         """The same vector through MSR 83FH."""
-        return Send(self.vm, self.sender, "x2APIC", "self-ipi", self.fields["vector"], 0)
+        return Send(self.sender, "x2APIC", "self-ipi", self.fields["vector"], 0)
 
 
 def unicast(send: Send, apic_id: int, *, trigger: str | None = None) -> Send:
@@ -51,7 +50,7 @@ def unicast(send: Send, apic_id: int, *, trigger: str | None = None) -> Send:
     low = _core.compose_icr(
         send.fields["vector"], level=send.fields["level"], trigger=trigger or send.fields["trigger"]
     )
-    return Send(send.vm, send.sender, send.apic, "icr", low, apic_id)
+    return Send(send.sender, send.apic, "icr", low, apic_id)
 
 
 def needs_no_exit(send: Send) -> bool:

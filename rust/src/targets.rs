@@ -1,7 +1,7 @@
 //! Whom each interrupt of a recording means.
 //!
 //! A recording has the ICR, not the local APICs. In physical mode and in x2APIC mode the APIC IDs say all; a logical
-//! destination in xAPIC mode is read as Linux sets the APICs up: the flat model, and bit k of the logical ID for vCPU k.
+//! destination in xAPIC mode is read as Linux sets the APICs up: the flat model, and bit k of the logical ID for the k-th vCPU of its VM.
 
 use crate::arch::{ApicMode, Icr, IcrLow};
 use crate::guest::Via;
@@ -54,8 +54,9 @@ fn meant(recording: &Recording, icr: Icr, sender: u32, via: Via) -> Vec<u32> {
     if Message::of(icr.low).is_none() {
         return Vec::new();
     }
-    let vcpus = (0u32..).zip(&recording.vcpus).filter(|(_, vcpu)| vcpu.vm == vm).map(|(index, vcpu)| {
-        let logical_id = u8::try_from(vcpu.vcpu_id).ok().and_then(|bit| 1u8.checked_shl(bit.into())).unwrap_or(0);
+    let of_vm = (0u32..).zip(&recording.vcpus).filter(|(_, vcpu)| vcpu.vm == vm);
+    let vcpus = (0u32..).zip(of_vm).map(|(number, (index, vcpu))| {
+        let logical_id = 1u8.checked_shl(number).unwrap_or(0);
         let identity = ApicIdentity::new()
             .with_present(true)
             .with_enabled(true)
@@ -100,12 +101,15 @@ mod tests {
 
     #[test]
     fn logical_destinations_of_xapic_are_flat() {
-        let (recording, targets) = of("linux-boot-long-xapic-smp2.perf.data");
+        let (mut recording, targets) = of("linux-boot-long-xapic-smp2.perf.data");
         assert!(targets.flat_assumed);
         let logical = |at: &usize| reads_logical(IcrLow::from_bits(recording.ipis.icr_low[*at]));
         let first = (0..recording.ipis.len()).find(logical).unwrap();
         let bits = recording.ipis.destination[first];
         let set = &targets.sets[targets.of[first] as usize];
         assert_eq!(set.iter().map(|vcpu| 1 << vcpu).sum::<u32>(), bits & 0b11);
+        // Linux gives bits to processors one after the other, whatever their numbers are.
+        recording.vcpus[1].vcpu_id = 4;
+        assert_eq!(targets_of(&recording), targets);
     }
 }

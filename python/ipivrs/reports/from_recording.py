@@ -102,5 +102,5 @@ def _remarks(missing: int, *, flat_assumed: bool) -> Iterator[str]:
     if flat_assumed:
         yield (
             "Logical destinations of xAPIC mode are read as Linux sets the local APICs up: bit k of a destination "
-            "means vCPU k."
+            "means the k-th vCPU, from 0 on."
         )

@@ -1,28 +1,18 @@
 //! What a vCPU's next act may have to do with others.
 
 use super::code::GuestCode;
-use super::cursor::{Action, Cursor, Moment, View};
+use super::cursor::{Action, Cursor};
 use super::program::Program;
-use super::shared::GuestMemory;
 use super::statement::{Delivery, Statement, Target};
+use super::testing::next;
 use crate::arch::ApicMode;
-use crate::arch::apic_base::ApicBase;
-use crate::hypervisor::ApicIdentity;
-use crate::memory::PhysicalMemory;
-use std::cell::Cell;
 
 /// For each act of a program: whether the cursor says before it that it keeps to itself, and the act.
 fn acts(program: &[Statement], mode: ApicMode, count: usize) -> Vec<(bool, Action)> {
     let handler = Program::new(&[Statement::Eoi]).unwrap();
     let code = GuestCode::new(&[Program::new(program).unwrap(), handler], vec![0], &[1; 256], None);
-    let memory = PhysicalMemory::<Cell<u64>>::new(1 << 16);
-    let shared = GuestMemory::new(&memory, 0, 2, 1, false).unwrap();
-    let identity = |_: u32| ApicIdentity::new();
-    let base = ApicBase::in_mode(mode, true);
-    let view = View { vcpu: 0, vcpus: 2, mode, base, memory: &shared, identity: &identity, stopping: false };
-    let moment = Moment { interrupts: true, now: 0 };
     let mut cursor = Cursor::new(&code, 0, 1);
-    (0..count).map(|_| (cursor.keeps_to_itself(&code), cursor.next(&code, &view, moment))).collect()
+    (0..count).map(|_| (cursor.keeps_to_itself(&code), next(&mut cursor, &code, 0, mode))).collect()
 }
 
 fn private(program: &[Statement], mode: ApicMode, count: usize) -> Vec<bool> {

@@ -9,6 +9,8 @@ mod recorded;
 mod sends;
 mod shared;
 mod statement;
+#[cfg(test)]
+mod testing;
 mod workload;
 
 pub use code::GuestCode;

@@ -63,24 +63,12 @@ impl Program {
 mod tests {
     use super::*;
     use crate::arch::Icr;
-    use crate::arch::apic_base::ApicBase;
-    use crate::guest::{Action, Cursor, GuestCode, GuestMemory, Moment, Via, View};
-    use crate::hypervisor::ApicIdentity;
-    use crate::memory::PhysicalMemory;
-    use std::cell::Cell;
+    use crate::guest::testing::next;
+    use crate::guest::{Action, Cursor, GuestCode, Via};
 
     fn code(life: RecordedLife) -> GuestCode {
         let programs = [life.program(), Program::end_of_interrupt(), Program::start_up()];
         GuestCode::new(&programs, vec![0], &[1; 256], Some(2))
-    }
-
-    fn next(cursor: &mut Cursor, code: &GuestCode, now: u64, mode: ApicMode) -> Action {
-        let memory = PhysicalMemory::<Cell<u64>>::new(1 << 16);
-        let shared = GuestMemory::new(&memory, 0, 2, 1, false).unwrap();
-        let identity = |_: u32| ApicIdentity::new();
-        let base = ApicBase::in_mode(mode, true);
-        let view = View { vcpu: 0, vcpus: 2, mode, base, memory: &shared, identity: &identity, stopping: false };
-        cursor.next(code, &view, Moment { interrupts: true, now })
     }
 
     fn send(via: Via) -> Send {

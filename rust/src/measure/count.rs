@@ -5,6 +5,7 @@
 use super::ipi::{Pair, PairMachine};
 use super::{NotMeasured, engines};
 use crate::arch::ApicMode;
+use crate::engine::explore::Bounds;
 use crate::engine::virtual_time::Costs;
 
 /// How often a path of one vCPU pair is taken.
@@ -33,7 +34,10 @@ pub fn count(path: &str, policy: &str, costs: &Costs) -> Result<u64, NotMeasured
             let config = engines::storm_machine(policy, 64, TIMES / 64)?;
             within(|| Ok(engines::timed(&config, costs)?.1 as u64))
         }
-        "explorer" => within(|| Ok(engines::explored(policy, 1)?.0)),
+        "explorer" => {
+            let bounds = Bounds { senders: 1, preemptions: 1, ..Bounds::default() };
+            within(|| Ok(engines::explored(policy, &bounds, 1)?.states as u64))
+        }
         _ => Err(NotMeasured(format!("no path {path:?}"))),
     }
 }

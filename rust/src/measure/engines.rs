@@ -1,7 +1,7 @@
 //! The other engines: IPIs a second in virtual time, states a second in the explorer, what a large VM costs.
 
 use super::{Figure, NotMeasured, clock, median};
-use crate::engine::explore::{self, Bounds, Limits, Model};
+use crate::engine::explore::{self, Bounds, Limits, Model, Verdict};
 use crate::engine::machine::MachineConfig;
 use crate::engine::virtual_time::{self, Costs, Options, VirtualRun};
 use crate::hypervisor::policy::Policy;
@@ -10,8 +10,6 @@ use serde_json::{Value, json};
 
 const PING_ROUNDS: u64 = 300_000;
 const STORM_IPIS: u64 = 500_000;
-/// vCPUs of a large storm, beside 64.
-const STORM_VCPUS: u32 = 4096;
 const LARGE_VCPUS: u32 = 65_536;
 const TIMES: usize = 3;
 
@@ -42,8 +40,11 @@ fn machine(
     Scenario::from_json(&scenario.to_string()).map_err(reason)?.machine(policy).map_err(reason)
 }
 
-/// Seconds of a run, and its IPIs.
-pub(super) fn timed(config: &MachineConfig, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
+/// Seconds of a run in virtual time, and its IPIs.
+///
+/// # Errors
+/// The machine cannot be made, or something happened that must not.
+pub fn timed(config: &MachineConfig, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
     let begin = clock();
     let run: VirtualRun = virtual_time::run(config, Options { costs, cycles: None, log: 0, keep_going: &mut |_| true })
         .map_err(reason)?;
@@ -56,7 +57,10 @@ pub(super) fn timed(config: &MachineConfig, costs: &Costs) -> Result<(f64, f64),
 }
 
 /// One vCPU sends to another and waits, so often.
-pub(super) fn ping_machine(policy: &str, rounds: u64) -> Result<MachineConfig, NotMeasured> {
+///
+/// # Errors
+/// The machine cannot be made.
+pub fn ping_machine(policy: &str, rounds: u64) -> Result<MachineConfig, NotMeasured> {
     machine(policy, 2, 2, &json!({"name": "ping", "rounds": rounds, "vector": 0xE0}), &json!([]))
 }
 
@@ -69,15 +73,15 @@ pub(super) fn storm_machine(policy: &str, vcpus: u32, rounds: u64) -> Result<Mac
     machine(policy, vcpus, vcpus, &json!(null), &json!([{"vcpus": numbers, "program": program}]))
 }
 
-/// States of the policy with so many senders and one preemption, and the seconds in which one thread finds them.
-pub(super) fn explored(policy: &str, senders: u8) -> Result<(u64, f64), NotMeasured> {
+/// The policy with all its states within `bounds`, found by so many threads.
+///
+/// # Errors
+/// The policy cannot be explored.
+pub fn explored(policy: &str, bounds: &Bounds, threads: usize) -> Result<Verdict, NotMeasured> {
     let policy = Policy::parse(policy).map_err(reason)?;
-    let bounds = Bounds { senders, preemptions: 1, ..Bounds::default() };
-    let model = Model::new(&policy, &bounds).map_err(reason)?;
-    let limits = Limits { threads: 1, max_states: usize::MAX, max_bytes: usize::MAX };
-    let begin = clock();
-    let verdict = explore::check(&model, &limits, &mut |_| true).map_err(reason)?;
-    Ok((verdict.states as u64, clock() - begin))
+    let model = Model::new(&policy, bounds).map_err(reason)?;
+    let limits = Limits { threads, max_states: usize::MAX, max_bytes: usize::MAX };
+    explore::check(&model, &limits, &mut |_| true).map_err(reason)
 }
 
 /// IPIs a second in virtual time on one core, where one vCPU sends to another and waits.
@@ -90,18 +94,18 @@ pub fn ping(policy: &str, costs: &Costs) -> Result<f64, NotMeasured> {
     Ok(median(runs?.into_iter().map(|(seconds, ipis)| ipis / seconds)))
 }
 
-/// Seconds of one IPI in a storm of 4096 vCPUs in virtual time, beside one in a storm of 64. The time that the machine's
+/// Seconds of one IPI in a storm of so many vCPUs in virtual time, beside one in a storm of 64. The time that the machine's
 /// making takes is not in them.
 ///
 /// # Errors
 /// The machine cannot be made.
-pub fn storm(policy: &str, costs: &Costs) -> Result<Figure, NotMeasured> {
+pub fn storm(policy: &str, vcpus: u32, costs: &Costs) -> Result<Figure, NotMeasured> {
     let each = |vcpus: u32| {
         let of = |rounds| timed(&storm_machine(policy, vcpus, rounds)?, costs);
         let (few, many) = (of(1)?, of(1 + STORM_IPIS / u64::from(vcpus))?);
         Ok((many.0 - few.0) / (many.1 - few.1))
     };
-    let rounds: Result<Vec<_>, NotMeasured> = (0..TIMES).map(|_| Ok((each(64)?, each(STORM_VCPUS)?))).collect();
+    let rounds: Result<Vec<_>, NotMeasured> = (0..TIMES).map(|_| Ok((each(64)?, each(vcpus)?))).collect();
     Ok(Figure::of_rounds(&rounds?))
 }
 
@@ -110,8 +114,14 @@ pub fn storm(policy: &str, costs: &Costs) -> Result<Figure, NotMeasured> {
 /// # Errors
 /// The policy cannot be explored.
 pub fn explorer(policy: &str) -> Result<f64, NotMeasured> {
-    let runs: Result<Vec<_>, _> = (0..TIMES).map(|_| explored(policy, 2)).collect();
-    Ok(median(runs?.into_iter().map(|(states, seconds)| states as f64 / seconds)))
+    let bounds = Bounds { senders: 2, preemptions: 1, ..Bounds::default() };
+    let rate = |_| {
+        let begin = clock();
+        let states = explored(policy, &bounds, 1)?.states;
+        Ok(states as f64 / (clock() - begin))
+    };
+    let rates: Result<Vec<_>, _> = (0..TIMES).map(rate).collect();
+    Ok(median(rates?.into_iter()))
 }
 
 /// A VM of 65,536 vCPUs: seconds until all are about to run, and the bytes of memory touched for each.
