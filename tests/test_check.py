@@ -340,6 +340,7 @@ def test_a_mistake_in_a_policy_is_named_by_its_place(shell: Shell, tmp_path: Pat
     [
         ("", ["give a policy", "--list"]),
         ("kwm", ["no policy 'kwm'", "did you mean kvm?"]),
+        ("zzzz", ["no policy 'zzzz'", "shipped are", "acrn-4778", *ENTRIES]),
         ("on-not-retest", ["did you mean on-not-retested?"]),
         ("kvm --senders 9", ["--senders must be 0 to 8", "not 9"]),
         ("kvm --senders 8", ["1 to 8 together", "lower one of them by 1"]),

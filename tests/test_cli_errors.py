@@ -33,6 +33,7 @@ COMMAND_LINES = [
     ("run file --process me", ["--process", "'me'"]),
     ("rnu file", ["no command rnu", "did you mean run?"]),
     ("--verzion", ["no option --verzion", "did you mean --version?"]),
+    ("schema chek", ["no schema 'chek'", "run-recording", "did you mean check?"]),
     ("info extra", ["unexpected", "extra"]),
 ]
 

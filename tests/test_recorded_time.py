@@ -57,6 +57,13 @@ def test_a_boot_saves_an_exit_for_each_virtualized_ipi() -> None:
     )
 
 
+def test_what_looks_like_one_figure_and_is_two_is_told_apart(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    printed = shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--report", out).stdout
+    for text in (" ".join(printed.split()), out.read_text(encoding="utf-8").replace("&#39;", "'")):
+        assert "cycles to send an IPI are the sender's alone" in text
+
+
 def test_nothing_is_saved_where_every_ipi_exits() -> None:
     both = comparison(timed(XAPIC_BOOT))
     assert both["saved"]["exits"] == 0

@@ -13,7 +13,6 @@ import pytest
 
 import ipivrs
 from conftest import Shell
-from ipivrs import outputs
 from ipivrs.reports import columns, from_events, from_recording, scales
 from ipivrs.reports.page import page
 from ipivrs.reports.story import FATES, NEVER, NOBODY, STATES, Story
@@ -119,6 +118,36 @@ def test_vcpus_are_named_by_vm_and_number() -> None:
     result = scenario(vm=[ping, ping], chaos={"hot_add": 1}).run(engine="virtual-time", log=100)
     assert result.shape is not None
     assert result.shape.labels() == ["0.0", "0.1", "0.2", "1.0", "1.1"]
+
+
+def test_vcpus_that_were_never_added_have_no_lane() -> None:
+    ping = {"vcpus": 2, "workload": {"name": "ping", "rounds": 30}}
+    result = scenario(vm=[ping, ping], chaos={"hot_add": 2}).run(engine="virtual-time", log=10_000)
+    story = told(result)
+    assert [vm["vcpus"] for vm in result.vms] == [3, 2], "the run is too short for the second to be added"
+    assert story.labels == ["0.0", "0.1", "0.2", "1.0", "1.1"]
+    assert set(story.sends.sender.tolist()) == {0, 3}
+    assert set(story.interrupts.target.tolist()) == {1, 4}
+    assert set(story.states.lane.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_what_the_timeline_has_beyond_the_counts_is_said() -> None:
+    result = scenario(seconds=0.001, vm=[STORM | {"workload": {"name": "storm", "mode_switches": True}}]).run(
+        engine="virtual-time", log=1_000_000
+    )
+    story = told(result)
+    assert result.cycles is not None
+    assert story.end > result.cycles
+    assert any(remark.startswith("The run counts 1.000 ms") for remark in story.remarks)
+    unposted = len(story.interrupts) - result.counters["posted"]
+    assert any(f"{unposted:,} IPI" in remark for remark in story.remarks)
+
+
+def test_the_level_of_an_init_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    replay(X2APIC_BOOT).report(out)
+    assert "<td>init, assert</td>" in out.read_text(encoding="utf-8")
+    assert "<td>init, deassert</td>" in out.read_text(encoding="utf-8")
 
 
 def test_a_full_log_says_so() -> None:
@@ -334,6 +363,9 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_run(shell: Shell, t
     assert "Is a directory" in refused(shell, X2APIC_BOOT, option, tmp_path)
     assert "would replace what is to be run" in refused(shell, X2APIC_BOOT, option, X2APIC_BOOT)
     assert "Not a directory" in refused(shell, X2APIC_BOOT, option, Path(__file__) / "out")
+    assert "File name too long" in refused(shell, X2APIC_BOOT, option, tmp_path / ("n" * 300))
+    assert "cannot be written" in refused(shell, X2APIC_BOOT, option, "/proc/out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("option", "package"), [("--report", "jinja2"), ("--perfetto", "perfetto")])
@@ -356,8 +388,7 @@ def test_one_result_one_file(shell: Shell, tmp_path: Path, scenario_file: Path) 
     assert "--engine virtual-time" in refused(shell, scenario_file, "--perfetto", out)
 
 
-def test_what_fails_after_the_run_loses_nothing_else(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "_why_unwritable", lambda _: None)
+def test_what_fails_after_the_run_loses_nothing_else(shell: Shell) -> None:
     result = shell("run", X2APIC_BOOT, "--report", "/dev/full")
     assert result.exit_code == 2
     assert result.stdout.startswith("1651 of 1657")

@@ -7,6 +7,7 @@ import pytest
 import ipivrs
 from conftest import Shell
 from ipivrs.running import shipped_scenarios
+from pages import ROOT, blocks
 
 FINITE = '[[vm]]\nworkload = { name = "ping", rounds = 10 }\n'
 
@@ -17,6 +18,22 @@ def mistake(tmp_path: Path, text: str) -> str:
     with pytest.raises(ipivrs.ScenarioError) as caught:
         ipivrs.Scenario.load(file)
     return str(caught.value).replace(f"{file}:", "a.toml:")
+
+
+def test_the_scenario_of_the_readme_comes_to_its_end(shell: Shell, tmp_path: Path) -> None:
+    (block,) = [block for block in blocks(ROOT / "README.md") if block.language == "toml"]
+    file = tmp_path / "readme.toml"
+    file.write_text(block.text, encoding="utf-8")
+    result = shell("run", file, "--engine", "virtual-time")
+    assert (result.exit_code, "did not come to" in result.stdout) == (0, False)
+
+
+def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "asleep.toml"
+    file.write_text('[[vm]]\nvcpus = 1\n[[vm.group]]\nvcpus = 0\nprogram = ["hlt"]\n', encoding="utf-8")
+    printed = shell("run", file, "--engine", "virtual-time").stdout
+    assert "1 program did not come to its end" in printed
+    assert "slept once" in printed
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_bad_options_are_found_before_anything_is_measured(shell: Shell, tmp_pat
     result = shell("bench", "speed", "--only", "ipi-x2apci")
     assert (result.exit_code, "did you mean ipi-x2apic?" in result.stderr) == (2, True)
     result = shell("bench", "speed", "--save", tmp_path / "nowhere" / "new.json")
-    assert (result.exit_code, "no such folder" in result.stderr) == (2, True)
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
 
 
 def test_one_path_for_real(shell: Shell) -> None:

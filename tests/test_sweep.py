@@ -235,7 +235,7 @@ def test_a_point_that_fails_is_a_row(tmp_path: Path, shell: Shell) -> None:
     result = shell("sweep", grid, "--out", tmp_path / "r.csv")
     assert (result.exit_code, result.stderr) == (1, "")
     assert "2 of 2 points" in result.stdout
-    assert "1 points have no result:\n  no program and no device of this scenario ends by itself" in result.stdout
+    assert "1 point has no result:\n  no program and no device of this scenario ends by itself" in result.stdout
     values = json.loads(shell("sweep", grid, "--out", tmp_path / "r.csv", "--json").stdout)
     assert (values["ran"], values["errors"], values["rows"][1]["ipis.total"]) == (0, 1, 3)
     assert "for how many seconds" in values["rows"][0]["error"]
@@ -250,7 +250,7 @@ def test_violations_are_told(tmp_path: Path, shell: Shell) -> None:
     assert (result.exit_code, values["violations"], values["errors"]) == (1, 1, 0)
     assert [row["policy"] for row in values["rows"]] == ["kvm", "mine"]
     assert values["rows"][1]["violations.first"]
-    assert "violations at 1 points: " in shell("sweep", grid, "--out", tmp_path / "r.csv").stdout
+    assert "violations at 1 point: " in shell("sweep", grid, "--out", tmp_path / "r.csv").stdout
 
 
 def test_json_and_the_default_name(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

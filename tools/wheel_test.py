@@ -33,7 +33,9 @@ holds: bool | None = ipivrs.check("kvm", senders=1, software=0).holds
 ping = ipivrs.Program().loop(10, ipivrs.Program().send(0xFB, to=1).compute(500))
 vm = ipivrs.VM(vcpus=2, group=[ipivrs.Group(vcpus=[0], program=ping)])
 posted: int = ipivrs.Scenario(vm=[vm]).run(engine="virtual-time").counters["posted"]
-assert total > 1000 and holds and posted == 10, (total, holds, posted)
+storm = ipivrs.VM(vcpus=4, workload=ipivrs.Storm(rounds=10))
+pending: int = ipivrs.Scenario(vm=[storm], host=ipivrs.Host(pcpus=2)).run(engine="virtual-time").counters["pending"]
+assert total > 1000 and holds and posted == 10 and pending == 0, (total, holds, posted, pending)
 """
 WRONG_PROGRAM = "import ipivrs\n\nholds: str = ipivrs.check('kvm').holds\n"
 

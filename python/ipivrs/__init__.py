@@ -11,7 +11,7 @@ ipivrs.explain(vector=0xFB, dest=3, vcpus=4)
 ipivrs.check("kvm").holds                           # every interleaving of a posted-interrupt protocol
 ipivrs.check("kvm", without=["load: if pir: set_on"]).diagnosis
 
-scenario = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload={"name": "storm"})], seconds=1)
+scenario = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload=ipivrs.Storm())], seconds=1)
 scenario.run().counters                             # vCPUs on threads, scheduled as KVM does it
 
 ipivrs.sweep("overcommit", out="o.csv").rows        # a scenario at every point of a grid, one row each
@@ -50,7 +50,21 @@ if TYPE_CHECKING:
     from ipivrs.program import Program
     from ipivrs.results import IPI_DTYPE, RunResult
     from ipivrs.running import run
-    from ipivrs.scenario import VM, Chaos, Device, Group, Handler, Host, Processor, Scenario
+    from ipivrs.scenario import (
+        VM,
+        Chaos,
+        Device,
+        Group,
+        Hackbench,
+        Handler,
+        Host,
+        IpiMicrobenchmark,
+        Ping,
+        Processor,
+        Scenario,
+        Storm,
+        TlbShootdown,
+    )
     from ipivrs.scenario_text import ScenarioError
     from ipivrs.simulation import ScenarioResult
     from ipivrs.sweeping import SweepResult, sweep
@@ -73,9 +87,12 @@ __all__ = [
     "Explanation",
     "Grid",
     "Group",
+    "Hackbench",
     "Handler",
     "Host",
+    "IpiMicrobenchmark",
     "Outcome",
+    "Ping",
     "PolicyError",
     "Processor",
     "Profile",
@@ -86,8 +103,10 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "ScenarioResult",
+    "Storm",
     "SweepError",
     "SweepResult",
+    "TlbShootdown",
     "VariantError",
     "Vcpu",
     "Vm",
@@ -125,10 +144,15 @@ _LATER = {
     "Chaos": "scenario",
     "Device": "scenario",
     "Group": "scenario",
+    "Hackbench": "scenario",
     "Handler": "scenario",
     "Host": "scenario",
+    "IpiMicrobenchmark": "scenario",
+    "Ping": "scenario",
     "Processor": "scenario",
     "Scenario": "scenario",
+    "Storm": "scenario",
+    "TlbShootdown": "scenario",
     "ScenarioError": "scenario_text",
     "ScenarioResult": "simulation",
     "SweepResult": "sweeping",

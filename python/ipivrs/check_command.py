@@ -17,7 +17,7 @@ from ipivrs.bounds import RANGES, MemoryModel, option
 from ipivrs.entries import HOLDS, Entry, collection
 from ipivrs.laboratory import CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
-from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
+from ipivrs.options import BadInputError, check_writable, choice, number, refusals_are_bad_input
 from ipivrs.terminal import complain, show, show_json, width
 
 _REFUTED = 1
@@ -114,6 +114,8 @@ def check(
     mode = _only(modes)
     _refuse("--on-threads", on_threads, mode == "--replay", "--replay")
     _refuse("--save", save is not None, not mode, "a check of one policy")
+    if save is not None:
+        check_writable("--save", Path(save))
     if mode in {"--list", "--all"}:
         named = [policy] if policy else [*("--without" for _ in without or ()), *map(option, bounds)]
         if named:

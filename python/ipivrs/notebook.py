@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
+from ipivrs.wording import noun
+
 if TYPE_CHECKING:
     from ipivrs.laboratory import CheckResult
     from ipivrs.results import Exit, Latency, RunResult, Violation
@@ -18,10 +20,10 @@ _WIDTH = 110
 
 def run(result: "RunResult") -> str:
     """A recording: the answer, what became of the IPIs, and the clauses that called for exits."""
-    counts = result.counters
+    counts, vcpus = result.counters, len(result.recording["vcpus"])
     parts = [
         _head(f"{counts['virtualized'] + counts['self']} of {counts['total']} IPIs need no VM exit"),
-        _line(f"{result.recording['path']}: {result.recording['format']}, {len(result.recording['vcpus'])} vCPUs"),
+        _line(f"{result.recording['path']}: {result.recording['format']}, {vcpus} {noun(vcpus, 'vCPU')}"),
         _violations(result.violations),
         _shares("became", counts, _FATES),
         _exits(result.exits),
@@ -34,9 +36,10 @@ def run(result: "RunResult") -> str:
 def scenario(result: "ScenarioResult") -> str:
     """A scenario: whether the accounts balance, what became of the interrupts, how long they took."""
     counts = result.counters
-    fine = f"no violations: {counts['posted']} interrupts posted, all accounted for"
+    fine = f"no violations: {counts['posted']} {noun(counts['posted'], 'interrupt')} posted, all accounted for"
+    many = len(result.violations)
     parts = [
-        _head(f"{len(result.violations)} violations" if result.violations else fine),
+        _head(f"{many} {noun(many, 'violation')}" if many else fine),
         _line(f"{result.title or 'untitled'}: engine {result.engine}, policy {result.policy}"),
         _line("partial: the run was interrupted") if result.partial else "",
         _violations(result.violations),
@@ -64,8 +67,8 @@ def check(result: "CheckResult") -> str:
 def sweep(result: "SweepResult") -> str:
     """A sweep: how far it is, and its first rows; the fields that vary come first, so the first columns do."""
     columns = result.columns[:_MOST_ROWS]
-    faults = f"{len(result.errors)} errors, {len(result.violations)} with violations"
-    more = f"{len(result.rows)} rows, {len(result.columns)} columns in {result.out}"
+    faults = f"{len(result.errors)} {noun(len(result.errors), 'error')}, {len(result.violations)} with violations"
+    more = f"{len(result.rows)} {noun(len(result.rows), 'row')}, {len(result.columns)} columns in {result.out}"
     rows = [[_cell(row[name]) for name in columns] for row in result.rows[:_MOST_ROWS]]
     parts = [
         _head(f"{len(result.rows)} of {result.points} points, {faults}"),
@@ -119,7 +122,8 @@ def _saved(result: "RunResult") -> str:
     if result.comparison is None:
         return ""
     saved = result.comparison["saved"]
-    return _line(f"IPI virtualization saves {saved['exits']:,} VM exits and {saved['exit_cycles']:,} cycles of them")
+    exits = f"{saved['exits']:,} VM {noun(saved['exits'], 'exit')}"
+    return _line(f"IPI virtualization saves {exits} and {saved['exit_cycles']:,} cycles in exits")
 
 
 def _latency(latency: "Mapping[str, Latency]") -> str:

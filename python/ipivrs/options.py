@@ -1,8 +1,12 @@
 """From the shell's words to values. Every refusal names the option, what is allowed and the nearest name."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+from tempfile import TemporaryFile
 
 
 class BadInputError(Exception):
@@ -64,3 +68,28 @@ def choice(option: str, text: str, known: tuple[str, ...]) -> str:
         question = did_you_mean(text, list(known))
         raise BadInputError(f"{option} must be one of {', '.join(known)}; not {text!r}{question}")
     return text.lower()
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a path that cannot be written, before there is something to write. What is there stays as it is.
+
+    Raises:
+        BadInputError: It cannot be written, for the reason that the system gives.
+    """
+    if why := _why_unwritable(path):
+        raise BadInputError(f"{option} {path} cannot be written: {why}")
+
+
+def _why_unwritable(path: Path) -> str | None:
+    try:
+        try:
+            # Nobody waits for the reader of a pipe: it comes when there is something to read.
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        except FileNotFoundError:
+            if not path.parent.exists():
+                return f"there is no folder {path.parent}"
+            # A file without a name, where the system has such.
+            TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        return None if error.errno == errno.ENXIO else error.strerror
+    return None

@@ -1,12 +1,10 @@
 """The files that `run` writes beside what it prints: `--report` and `--perfetto`."""
 
-import errno
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipivrs.options import BadInputError
+from ipivrs.options import BadInputError, check_writable
 from ipivrs.reports import check_extra
 from ipivrs.results import RunResult
 from ipivrs.simulation import ScenarioResult
@@ -69,21 +67,6 @@ def _check(option: str, kind: str, path: Path, files: Sequence[str], engine: str
         check_extra(kind)
     except ImportError as error:
         raise BadInputError(str(error)) from error
+    check_writable(option, path)
     if any(path.exists() and Path(file).exists() and path.samefile(file) for file in files):
         raise BadInputError(f"{option} {path} would replace what is to be run")
-    if why := _why_unwritable(path):
-        raise BadInputError(f"{option} {path} cannot be written: {why}")
-
-
-def _why_unwritable(path: Path) -> str | None:
-    """What the system would say, without touching a file that is there."""
-    folder = path.parent
-    if path.is_dir():
-        return os.strerror(errno.EISDIR)
-    if not folder.exists():
-        return f"there is no folder {folder}"
-    if not folder.is_dir():
-        return os.strerror(errno.ENOTDIR)
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        return os.strerror(errno.EACCES)
-    return None

@@ -11,6 +11,12 @@ from ipivrs.remedy import Remedy
 from ipivrs.results import Comparison, Kind, RunResult
 from ipivrs.sections import exits, fates, heat, indented, notifications, section, share, table
 from ipivrs.terminal import width
+from ipivrs.wording import noun, predicate
+
+WHAT_CYCLES_COUNT = (
+    "Cycles in exits are of all exits on all pCPUs, with what wakes a receiver that sleeps; "
+    "cycles to send an IPI are the sender's alone, from its write until its guest goes on."
+)
 
 _MOST_KINDS = 5
 _MOST_VCPUS = 4
@@ -83,7 +89,7 @@ def why(result: RunResult) -> Iterator[Text]:
     for found in result.advice:
         count, rule = found["count"], found["citation"].partition(" (")[0]
         hypercalls = " hypercalls" if found["of"] == "hypercalls" else ""
-        line = Text(f"{count} of {total}{hypercalls} {found['what']}: {rule} ")
+        line = Text(f"{count} of {total}{hypercalls} {predicate(count, found['what'])}: {rule} ")
         line.append(found["change"], style="cyan")
         if found["gain"]:
             line.append(f" {_won(found, total)}", style="green")
@@ -94,15 +100,15 @@ def why(result: RunResult) -> Iterator[Text]:
 
 def _won(found: Remedy, total: int) -> str:
     gain, instead = found["gain"] or 0, found["sent_instead"] or 0
-    more = "" if instead == gain else f", as {instead} IPIs to one processor each"
-    which = "all of them" if gain == found["count"] else f"{gain} of them"
-    return f"Wins {share(gain, total)}: {which} need no exit then{more}."
+    more = "" if instead == gain else f", as {instead} {noun(instead, 'IPI')} to one processor{' each' * (instead > 1)}"
+    which = f"{gain} of them" if gain < found["count"] else "all of them" if gain > 1 else "it"
+    return f"Wins {share(gain, total)}: {which} {noun(gain, 'needs', 'need')} no exit then{more}."
 
 
 def _verdict_with_file(result: RunResult) -> RenderableType:
     recording = result.recording
     count = len(recording["vcpus"])
-    about = f"{recording['path']}: {recording['format']}, {recording['side']} side, {count} vCPUs"
+    about = f"{recording['path']}: {recording['format']}, {recording['side']} side, {count} {noun(count, 'vCPU')}"
     return Group(verdict(result), Text(f"{about}, {recording['span_seconds']:.3f} s", style="dim"))
 
 
@@ -114,7 +120,8 @@ def _saved(result: RunResult) -> Iterator[RenderableType]:
     rows = table("", ">with", ">without", ">saved")
     for label, cells in _saved_rows(comparison):
         rows.add_row(label, *cells)
-    yield section("With IPI virtualization and without it", rows)
+    counted = Text(WHAT_CYCLES_COUNT, style="dim")
+    yield section("With IPI virtualization and without it", rows, counted)
     classes = table("", ">count", ">mean", ">p50", ">p90", ">p99", ">max", "")
     for of, side in (("with", comparison["with"]), ("without", comparison["without"])):
         label = of
@@ -164,14 +171,18 @@ def _more_kinds(result: RunResult) -> Iterator[Text]:
     rest = result.kinds[_MOST_KINDS:]
     if rest:
         count = sum(kind["count"] for kind in rest)
-        yield Text(f"and {count} of {len(rest)} more kinds (--json has all)", style="dim")
+        yield Text(f"and {count} of {len(rest)} more {noun(len(rest), 'kind')} (--json has all)", style="dim")
 
 
 def _sent_as(kind: Kind) -> str:
-    """The fields that tell kinds apart; the level where it is not the usual one, or is what the message is about."""
+    """The fields that tell kinds apart."""
     destination = kind["destination_mode"] if kind["shorthand"] == "none" else kind["shorthand"]
-    says_level = kind["level"] == "assert" or kind["delivery_mode"] == "init"
-    return ", ".join([kind["delivery_mode"], destination, *([kind["level"]] if says_level else [])])
+    return f"{kind['delivery_mode']}, {destination}{level(kind)}"
+
+
+def level(kind: Kind) -> str:
+    """The level behind other fields, where it is not the usual one, or is what the message is about."""
+    return f", {kind['level']}" if kind["level"] == "assert" or kind["delivery_mode"] == "init" else ""
 
 
 def _received(result: RunResult) -> Iterator[RenderableType]:

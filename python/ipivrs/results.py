@@ -16,6 +16,7 @@ from ipivrs.progress import Progress
 from ipivrs.remedies import remedies
 from ipivrs.remedy import Remedy
 from ipivrs.reports import Drawable
+from ipivrs.wording import noun
 
 IPI_DTYPE = np.dtype(
     [
@@ -405,7 +406,7 @@ class RunResult(Tabular, Drawable):
         return (
             f"<RunResult {self.recording['path']}: {counts['total']} IPIs, {counts['virtualized']} virtualized, "
             f"{counts['self']} self, {counts['exited']} exited, {counts['faulted']} faulted, "
-            f"{len(self.violations)} violations>"
+            f"{len(self.violations)} {noun(len(self.violations), 'violation')}>"
         )
 
 

@@ -201,7 +201,7 @@ class Device(Table):
 class Scenario(Table):
     """A machine and its guests.
 
-    ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload={"name": "storm"})], seconds=2).run()
+    ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload=ipivrs.Storm())], seconds=2).run()
 
     `seconds`: after so long endless loops end; without it, and without an endless loop, the programs end the run.
 

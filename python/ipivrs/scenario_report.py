@@ -9,6 +9,7 @@ from rich.text import Text
 from ipivrs.report import CLASSES
 from ipivrs.sections import exits, fates, heat, notifications, section, share, table
 from ipivrs.simulation import ScenarioResult
+from ipivrs.wording import noun, times
 
 
 def full(result: ScenarioResult) -> RenderableType:
@@ -33,11 +34,12 @@ def _verdict(result: ScenarioResult) -> RenderableType:
     fine = counts["virtualized"] + counts["self"]
     lines = [Text(result.title, style="dim")] if result.title else []
     if result.violations:
+        many = len(result.violations)
         kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
-        lines.insert(0, Text(f"{len(result.violations)} violations: {kinds}", style="bold red"))
+        lines.insert(0, Text(f"{many} {noun(many, 'violation')}: {kinds}", style="bold red"))
     else:
         partial = "; partial, the run was interrupted" if result.partial else ""
-        balance = f"{counts['posted']} interrupts posted, all accounted for{partial}"
+        balance = f"{counts['posted']} {noun(counts['posted'], 'interrupt')} posted, all accounted for{partial}"
         lines.insert(0, Text(f"no violations: {balance}", style="bold green"))
     if counts["total"]:
         lines.append(Text(f"{fine} of {counts['total']} IPIs need no VM exit ({share(fine, counts['total'])})"))
@@ -67,32 +69,37 @@ def _posts(result: ScenarioResult) -> Iterator[Text]:
     if counts["signalled"] or counts["dropped"]:
         yield Text(
             f"{counts['signalled']} NMIs, INITs, start-up IPIs and the like handed over, "
-            f"{counts['dropped']} messages without a destination"
+            f"{counts['dropped']} {noun(counts['dropped'], 'message')} without a destination"
         )
 
 
 def _host(result: ScenarioResult) -> Iterator[Text]:
     did = result.scheduling
     yield Text(
-        f"{did['entries']} VM entries, {did['preemptions']} preemptions, {did['migrations']} migrations; "
-        f"vCPUs slept {did['blocks']} times and were woken {did['wakeups']} times, "
-        f"{did['spurious_wakeups']} times for nothing"
+        f"{did['entries']} VM {noun(did['entries'], 'entry', 'entries')}, "
+        f"{did['preemptions']} {noun(did['preemptions'], 'preemption')}, "
+        f"{did['migrations']} {noun(did['migrations'], 'migration')}; "
+        f"vCPUs slept {times(did['blocks'])} and were woken {times(did['wakeups'])}, "
+        f"{times(did['spurious_wakeups'])} for nothing"
     )
     if did["apicv_changes"]:
-        yield Text(f"APICv of a vCPU went on or off {did['apicv_changes']} times")
+        yield Text(f"APICv of a vCPU went on or off {times(did['apicv_changes'])}")
     for number, vm in enumerate(result.vms):
         ipiv = "IPI virtualization" if vm["ipi_virtualization"] else "no IPI virtualization"
         inhibits = f", APICv inhibited: {', '.join(vm['inhibits'])}" if vm["inhibits"] else ""
         size = vm["table"]
         yield Text(
-            f"VM {number}: {vm['vcpus']} vCPUs, {ipiv}{inhibits}; PID-pointer table of {size['entries']} entries, "
+            f"VM {number}: {vm['vcpus']} {noun(vm['vcpus'], 'vCPU')}, {ipiv}{inhibits}; PID-pointer table of "
+            f"{size['entries']} {noun(size['entries'], 'entry', 'entries')}, "
             f"order {size['order']} ({size['bytes']} bytes), last index {vm['last_index']}"
         )
-    if result.as_dict()["unfinished"]:
-        yield Text(
-            f"{result.as_dict()['unfinished']} programs did not come to their end: "
-            "their time was over, or they sleep and nobody sends"
+    if unfinished := result.as_dict()["unfinished"]:
+        who, whose = (
+            ("program did not come to its", "its time was over, or it sleeps")
+            if unfinished == 1
+            else ("programs did not come to their", "their time was over, or they sleep")
         )
+        yield Text(f"{unfinished} {who} end: {whose} and nobody sends")
 
 
 _QUANTILES: tuple[Literal["p50", "p90", "p99", "max"], ...] = ("p50", "p90", "p99", "max")

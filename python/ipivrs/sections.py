@@ -11,6 +11,7 @@ from rich.text import Text
 from ipivrs.heat import bar, strip
 from ipivrs.results import Exit, Notifications
 from ipivrs.terminal import width
+from ipivrs.wording import noun
 
 FATES = {
     "virtualized": "no exit: posted in the target's descriptor",
@@ -84,7 +85,8 @@ def exits(found: Sequence[Exit]) -> Table:
         rows.add_row(str(item["count"]), f"{item['reason']} {item['name']}{at}", clause)
     rest = found[_MOST_EXITS:]
     if rest:
-        rows.add_row(str(sum(item["count"] for item in rest)), "", f"{len(rest)} more kinds (--json has all)")
+        kinds = f"{len(rest)} more {noun(len(rest), 'kind')} (--json has all)"
+        rows.add_row(str(sum(item["count"] for item in rest)), "", kinds)
     return rows
 
 
@@ -114,7 +116,8 @@ def heat(vms: Sequence[tuple[Sequence[int], Sequence[int]]], received: str) -> I
             rows.add_row(label, Text(cells.cells, style), Text(_scale(values, cells.per_cell), style="dim"))
         yield rows
     if len(vms) > _MOST_STRIPS:
-        yield Text(f"and {len(vms) - _MOST_STRIPS} more VMs (--json has all)", style="dim")
+        more = len(vms) - _MOST_STRIPS
+        yield Text(f"and {more} more {noun(more, 'VM')} (--json has all)", style="dim")
 
 
 def _scale(values: Sequence[int], per_cell: int) -> str:

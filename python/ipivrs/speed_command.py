@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ipivrs import speed
 from ipivrs.bars import steps
-from ipivrs.options import BadInputError, did_you_mean
+from ipivrs.options import BadInputError, check_writable, did_you_mean
 from ipivrs.sections import table
 from ipivrs.speed import Row
 from ipivrs.terminal import show, show_json
@@ -34,8 +34,8 @@ def bench_speed(
     """
     names = _names(only)
     before = {} if against is None else _saved(against)
-    if save is not None and not Path(save).absolute().parent.is_dir():
-        raise BadInputError(f"--save {save}: no such folder")
+    if save is not None:
+        check_writable("--save", Path(save))
     rows: list[Row] = []
     with steps(len(names)) as begin:
         for name in names:

@@ -16,6 +16,7 @@ from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
 from ipivrs.sweeping import SweepResult
 from ipivrs.sweeping import sweep as run_sweep
 from ipivrs.terminal import complain, show, show_json
+from ipivrs.wording import noun
 
 _FAILED = 1
 _SIGNALLED = 128
@@ -90,12 +91,14 @@ def _report(result: SweepResult) -> list[Text]:
     known = f"; {before} were done before" if before else ""
     lines = [Text(result.title, style="dim")] if result.title else []
     lines.append(Text(f"{result.out}: {len(result.rows)} of {result.points} points, {len(result.columns)} columns"))
-    lines.append(Text(f"{result.ran} points in {result.seconds:.1f} s{rate}{known}"))
+    lines.append(Text(f"{result.ran} {noun(result.ran, 'point')} in {result.seconds:.1f} s{rate}{known}"))
     if result.violations:
         kinds = ", ".join(dict.fromkeys(str(row["violations.first"]) for row in result.violations))
-        lines.append(Text(f"violations at {len(result.violations)} points: {kinds}", style="bold red"))
+        many = len(result.violations)
+        lines.append(Text(f"violations at {many} {noun(many, 'point')}: {kinds}", style="bold red"))
     if result.errors:
-        lines.append(Text(f"{len(result.errors)} points have no result:", style="bold red"))
+        many = len(result.errors)
+        lines.append(Text(f"{many} {noun(many, 'point has', 'points have')} no result:", style="bold red"))
         reasons = list(dict.fromkeys(str(row["error"]) for row in result.errors))
         lines += [Text(f"  {reason}") for reason in reasons[:_MOST_SHOWN]]
     return lines

@@ -18,6 +18,7 @@ from ipivrs.names import Engine
 from ipivrs.rows import POINT, Row, columns_of, failed, filled
 from ipivrs.stopping import Stop
 from ipivrs.tables import check_name, read_table, write_table
+from ipivrs.wording import noun
 from ipivrs.workers import LocalWorkers, Outcome, Workers
 
 Progress = Callable[[int, int], None]
@@ -106,7 +107,7 @@ class SweepResult(Tabular):
         """One line: how much of it is done."""
         return (
             f"<SweepResult {self.out}: {len(self.rows)} of {self.points} points, "
-            f"{len(self.errors)} errors, {len(self.violations)} with violations>"
+            f"{len(self.errors)} {noun(len(self.errors), 'error')}, {len(self.violations)} with violations>"
         )
 
 

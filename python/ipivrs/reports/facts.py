@@ -8,6 +8,7 @@ from typing import cast
 from ipivrs import report, sections
 from ipivrs.results import Exit, Kind, Latency, RunResult, Violation
 from ipivrs.simulation import ScenarioResult
+from ipivrs.wording import noun
 
 _MOST_KINDS = 12
 _MOST_VIOLATIONS = 100
@@ -56,10 +57,10 @@ def facts_of(result: RunResult | ScenarioResult) -> Facts:
 def _of_recording(result: RunResult) -> Facts:
     recording, counts = result.recording, result.counters
     skipped = (f"{skip['count']} skipped: {skip['reason']}" for skip in recording["skipped"])
-    vcpus = (
+    vcpus = [
         (str(one["vcpu"]), str(one["apic_id"]), str(one["ipis_sent"]), str(one["virtualized"]), one["name"])
         for one in recording["vcpus"]
-    )
+    ]
     return Facts(
         title=Path(recording["path"]).name,
         kind="recording",
@@ -68,7 +69,7 @@ def _of_recording(result: RunResult) -> Facts:
         origin=[
             ("file", recording["path"]),
             ("format", f"{recording['format']}, {recording['side']} side"),
-            ("span", f"{recording['span_seconds']:.6f} s, {len(recording['vcpus'])} vCPUs"),
+            ("span", f"{recording['span_seconds']:.6f} s, {len(vcpus)} {noun(len(vcpus), 'vCPU')}"),
             ("engine", result.engine if result.pace is None else f"{result.engine}, pace {result.pace}"),
             *([("policy", result.policy)] if result.policy else []),
             *([("profile", result.profile)] if result.profile else []),
@@ -88,7 +89,7 @@ def _of_recording(result: RunResult) -> Facts:
         advice=[line.plain for line in report.why(result)],
         kinds=result.kinds[:_MOST_KINDS],
         notes=[*recording["notes"], *skipped],
-        vcpus=list(vcpus),
+        vcpus=vcpus,
     )
 
 
@@ -99,9 +100,9 @@ def _comparison(result: RunResult) -> list[tuple[str, str, str, str]]:
     one, other, saved = result.comparison["with"], result.comparison["without"], result.comparison["saved"]
     return [
         ("VM exits", f"{one['exits']:,}", f"{other['exits']:,}", f"{saved['exits']:,}"),
-        ("cycles of exits", f"{one['exit_cycles']:,}", f"{other['exit_cycles']:,}", f"{saved['exit_cycles']:,}"),
+        ("cycles in exits", f"{one['exit_cycles']:,}", f"{other['exit_cycles']:,}", f"{saved['exit_cycles']:,}"),
         (
-            "cycles for an IPI, mean",
+            "cycles to send an IPI, mean",
             f"{one['cycles_per_ipi']:,.0f}",
             f"{other['cycles_per_ipi']:,.0f}",
             f"{saved['cycles_per_ipi']:,.0f}",
@@ -159,10 +160,10 @@ def _verdict(result: ScenarioResult) -> str:
     partial = "; partial, the run was interrupted" if result.partial else ""
     if result.violations:
         kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
-        return f"{len(result.violations)} violation{'s' * (len(result.violations) > 1)}: {kinds}{partial}"
+        return f"{len(result.violations)} {noun(len(result.violations), 'violation')}: {kinds}{partial}"
     fine = counts["virtualized"] + counts["self"]
     share = f"; {fine:,} of {counts['total']:,} IPIs need no VM exit ({sections.share(fine, counts['total'])})"
-    balance = f"No violations: {counts['posted']:,} interrupts posted, all accounted for"
+    balance = f"No violations: {counts['posted']:,} {noun(counts['posted'], 'interrupt')} posted, all accounted for"
     return f"{balance}{share if counts['total'] else ''}{partial}"
 
 

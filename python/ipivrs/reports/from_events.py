@@ -22,6 +22,7 @@ from ipivrs.reports.story import (
     pairs_of,
 )
 from ipivrs.simulation import Events, Shape
+from ipivrs.wording import noun
 
 _SENDS = {"posted": "virtualized", "self-ipi": "self", "exited": "exited", "faulted": "faulted"}
 _POSTS = {"posted": "virtualized", "self-ipi": "self", "routed": "exited", "device": "device"}
@@ -36,18 +37,21 @@ _STATES = {
 _NONE = 255
 
 
-def story(events: Events, shape: Shape) -> Story:
-    """Tell a scenario."""
-    log = _Log(events)
-    labels = shape.labels()
+def story(events: Events, shape: Shape, vcpus: Sequence[int], cycles: int) -> Story:
+    """Tell a scenario. `vcpus` are those that each VM had at the end, `cycles` how long it counts."""
+    there = np.concatenate([np.arange(most) < count for most, count in zip(shape.vcpus, vcpus, strict=True)])
+    log = _Log(events, np.where(there, np.cumsum(there) - 1, NOBODY).astype(np.uint32))
+    labels = [label for label, here in zip(shape.labels(), there, strict=True) if here]
     interrupts = log.interrupts()
     sends, fates = log.of(_SENDS, FATES)
     order = np.argsort(log.since[sends], kind="stable")
     left = np.flatnonzero(log.what == "left")
+    end = int(log.time.max()) if len(log.time) else 0
+    unposted = int((interrupts.target == NOBODY).sum())
     return Story(
         unit="cycles",
         per_second=shape.hz,
-        end=int(log.time.max()) if len(log.time) else 0,
+        end=end,
         labels=labels,
         vcpus=[f"vCPU {label}" for label in labels],
         pcpus=shape.pcpus,
@@ -58,24 +62,45 @@ def story(events: Events, shape: Shape) -> Story:
         residence=log.residence(),
         exits=Exits(log.since[left], log.vcpu[left], log.other[left]),
         delivery_known=True,
-        remarks=list(_remarks(events["more"])),
+        remarks=[*_more(events["more"]), *_beyond(cycles / shape.hz, end / shape.hz), *_unposted(unposted)],
         missing=events["more"],
     )
 
 
-def _remarks(more: int) -> Iterator[str]:
+def _more(more: int) -> Iterator[str]:
     if more:
-        yield f"The log was full: {more:,} more events came after what is drawn here. The counts are of the whole run."
+        came = f"{more:,} more {noun(more, 'event')} came"
+        yield f"The log was full: {came} after what is drawn here. The counts are of the whole run."
+
+
+def _beyond(counted: float, drawn: float) -> Iterator[str]:
+    if drawn > counted:
+        yield (
+            f"The run counts {counted * 1e3:,.3f} ms, until programs ended or their time was up. What was on its way "
+            f"then was carried to its end, and is drawn too: until {drawn * 1e3:,.3f} ms."
+        )
+
+
+def _unposted(unposted: int) -> Iterator[str]:
+    if unposted:
+        ipis = f"{unposted:,} {noun(unposted, 'IPI')} that exited and led to no post"
+        yield f"Beside the interrupts that were posted, {ipis} (start-up IPIs, messages for nobody) are drawn."
 
 
 class _Log:
     """The columns of a log, in the order in which events were acted on."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, lanes: Numbers) -> None:
+        self._lanes = np.append(lanes, np.uint32(NOBODY))
         self.time, self.since = events["time"], events["since"]
-        self.pcpu, self.vcpu, self.other = events["pcpu"], events["vcpu"], events["other"]
+        self.pcpu, self.vcpu, self.other = events["pcpu"], self._lane(events["vcpu"]), events["other"]
         self.vector = events["vector"]
         self.what = np.array(events["what"], "U9")
+
+    def _lane(self, vcpu: Numbers) -> Numbers:
+        """The lanes of vCPUs: the log's numbers have room for vCPUs that were never added."""
+        lanes: Numbers = self._lanes[np.minimum(vcpu, len(self._lanes) - 1)]
+        return lanes
 
     def of(self, names: dict[str, str], known: Sequence[str]) -> tuple[NDArray[np.intp], Codes]:
         """The events that `names` has, and the code of what each is called there."""
@@ -103,7 +128,7 @@ class _Log:
         alone = commands[without]
         rows = np.concatenate((posts, alone))
         nobody = np.full(len(alone), NOBODY, np.uint32)
-        target = np.concatenate((self.other[posts], nobody))
+        target = np.concatenate((self._lane(self.other[posts]), nobody))
         sender = np.concatenate((sender, self.vcpu[alone]))
         fates = np.concatenate((fates, np.full(len(alone), FATES.index("exited"), np.uint8)))
         order = np.lexsort((rows, self.since[rows]))

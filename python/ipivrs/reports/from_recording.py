@@ -19,6 +19,7 @@ from ipivrs.reports.story import (
     pairs_of,
 )
 from ipivrs.results import RecordedVcpu, RunResult
+from ipivrs.wording import noun
 
 NANOSECONDS = 1_000_000_000
 
@@ -98,7 +99,8 @@ def _remarks(missing: int, *, flat_assumed: bool) -> Iterator[str]:
         "did in between."
     )
     if missing:
-        yield f"{missing:,} more interrupts are counted, and not told one by one: a broadcast is one for each target."
+        are = noun(missing, "interrupt is", "interrupts are")
+        yield f"{missing:,} more {are} counted, and not told one by one: a broadcast is one for each target."
     if flat_assumed:
         yield (
             "Logical destinations of xAPIC mode are read as Linux sets the local APICs up: bit k of a destination "

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from ipivrs import report
 from ipivrs.reports import charts, columns, scales
 from ipivrs.reports.facts import Facts
 from ipivrs.reports.story import FATES, STATES, Story
@@ -22,10 +23,13 @@ def page(facts: Facts, story: Story | None) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["count"] = scales.count
+    environment.filters["level"] = report.level
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     latency = charts.latencies(facts.latency) if facts.latency else None
     drawn = None if story is None else _drawn(story)
-    return template.render(facts=facts, story=drawn, style=style, script=script, latency=latency)
+    return template.render(
+        facts=facts, story=drawn, style=style, script=script, latency=latency, counted=report.WHAT_CYCLES_COUNT
+    )
 
 
 def _with_hash(text: str) -> dict[str, str | Markup]:

@@ -12,7 +12,9 @@ def facts_and_story(result: object) -> tuple[Facts, Story | None]:
     if isinstance(result, RunResult):
         return facts_of(result), from_recording.story(result)
     if isinstance(result, ScenarioResult):
-        events = result.events
-        told = from_events.story(events, result.shape) if events and len(events["time"]) and result.shape else None
-        return facts_of(result), told
+        events, shape = result.events, result.shape
+        if not events or not len(events["time"]) or shape is None:
+            return facts_of(result), None
+        vcpus = [vm["vcpus"] for vm in result.vms]
+        return facts_of(result), from_events.story(events, shape, vcpus, result.cycles or 0)
     raise TypeError(f"{type(result).__name__} is no result of a run")

@@ -1,0 +1,26 @@
+"""Numbers and the words that go with them."""
+
+_ONE_IS = {
+    "are INIT or start-up IPIs": "is an INIT or start-up IPI",
+    "are NMIs": "is an NMI",
+    "are SMIs": "is an SMI",
+}
+_ONE = {"are": "is", "were": "was", "have": "has", "go": "goes", "use": "uses", "exit": "exits"}
+
+
+def noun(count: int, one: str, many: str | None = None) -> str:
+    """What so many are called: "violation" or "violations"."""
+    return one if count == 1 else many or f"{one}s"
+
+
+def times(count: int) -> str:
+    """How often: "once", "2 times"."""
+    return "once" if count == 1 else f"{count} times"
+
+
+def predicate(count: int, of_many: str) -> str:
+    """What so many do or are, from what is said of many: "are sent" or "is sent"."""
+    if count != 1:
+        return of_many
+    verb, _, rest = of_many.partition(" ")
+    return _ONE_IS.get(of_many) or f"{_ONE.get(verb, verb)} {rest}"
