@@ -4,6 +4,7 @@ use super::acts::{Acting, Seat, Step};
 use super::calendar::NEVER;
 use super::pcpu::{Next, Pcpu, Phase};
 use super::simulation::Simulation;
+use crate::arch::ApicMode;
 use crate::engine::machine::verdict::Directory;
 use crate::engine::machine::{Runner, What};
 use crate::guest::{Moment, View};
@@ -58,10 +59,18 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let (code, memory) = (&vm.guest.code, self.memory);
         let Runner { task, cursor, progress, .. } = runner;
         let (slot, mode) = (task.slot, task.vcpu.mode());
-        let identity = |vcpu: u32| vm.vm.vcpu_words(memory, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity);
+        let vcpus = vm.vcpus.get();
+        // In x2APIC mode others are addressed by an ID that they cannot change: nobody need look there.
+        let known = if mode == ApicMode::X2Apic && vm.plain_ids { vcpus } else { 0 };
+        let identity = |vcpu: u32| {
+            if vcpu < known {
+                return ApicIdentity::new().with_x2apic_id(vcpu);
+            }
+            vm.vm.vcpu_words(memory, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity)
+        };
         let view = View {
             vcpu: task.vcpu.vcpu(),
-            vcpus: vm.vcpus.get(),
+            vcpus,
             mode,
             base: task.vcpu.base(),
             memory: &vm.memory,
@@ -123,6 +132,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 let moment = Moment { interrupts: seat.guest.state().interrupt_flag, now: self.now };
                 match cursor.step(code, &view, moment, &mut Acting { simulation: self, seat: &mut seat }) {
                     Step::Leave(next) => return next,
+                    // What may interrupt it is as it was: the slice goes on, and no interrupt waited behind another.
                     Step::Quiet if self.now < slice_end && !at.attention.get() => {}
                     Step::Quiet | Step::Next => break,
                 }

@@ -3,7 +3,7 @@
 //! One thread runs everything. Each pCPU has a clock; the one whose next act is earliest acts, and may go on while
 //! nobody else could act before it (`calendar` has the order, which is total: the same seed gives the same events on
 //! any machine). What acts do is the code that all engines share; here are the scheduler (`pcpu`), the time in a guest
-//! (`guest`), devices (`device`), and what each act costs ([`Costs`]).
+//! (`guest`) and its acts (`acts`), devices (`device`), and what each act costs ([`Costs`]).
 //!
 //! What happens within one act happens at its beginning, in the order of the code; an act is a stretch of KVM's code
 //! with interrupts off, or one instruction of a guest. So interrupts find a vCPU in its guest, on its way out of it, in
