@@ -3,7 +3,9 @@
 import base64
 import html.parser
 import json
+import os
 import re
+import select
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 import ipivrs
 from conftest import Shell
+from ipivrs.options import check_writable
 from ipivrs.reports import columns, from_events, from_recording, scales
 from ipivrs.reports.page import page
 from ipivrs.reports.story import FATES, NEVER, NOBODY, STATES, Story
@@ -386,6 +389,16 @@ def test_one_result_one_file(shell: Shell, tmp_path: Path, scenario_file: Path) 
     assert "one by one" in refused(shell, X2APIC_BOOT, XAPIC_BOOT, "--report", out)
     assert "a file each" in refused(shell, X2APIC_BOOT, "--report", out, "--perfetto", out)
     assert "--engine virtual-time" in refused(shell, scenario_file, "--perfetto", out)
+
+
+def test_the_reader_of_a_pipe_sees_no_end_before_the_report(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    waiting = select.poll()
+    waiting.register(reader)
+    check_writable("--report", pipe)
+    assert waiting.poll(0) == []
+    os.close(reader)
 
 
 def test_what_fails_after_the_run_loses_nothing_else(shell: Shell) -> None:

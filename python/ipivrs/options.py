@@ -82,14 +82,16 @@ def check_writable(option: str, path: Path) -> None:
 
 def _why_unwritable(path: Path) -> str | None:
     try:
+        if path.is_fifo():
+            # A pipe is not opened: its reader would take the end of that for the end of all.
+            return None if os.access(path, os.W_OK) else os.strerror(errno.EACCES)
         try:
-            # Nobody waits for the reader of a pipe: it comes when there is something to read.
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            os.close(os.open(path, os.O_WRONLY))
         except FileNotFoundError:
             if not path.parent.exists():
                 return f"there is no folder {path.parent}"
             # A file without a name, where the system has such.
             TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        return None if error.errno == errno.ENXIO else error.strerror
+        return error.strerror
     return None
