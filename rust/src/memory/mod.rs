@@ -10,6 +10,7 @@ mod physical;
 mod prefetch;
 mod word;
 
+pub use huge_pages::with_huge_pages;
 pub use owner::{Allocation, Owner};
 pub use physical::{LINE_WORDS, Line, OutOfMemory, PAGE_WORDS, Page, PhysicalMemory};
 pub use prefetch::{prefetch, prefetch_whole};

@@ -1,9 +1,9 @@
 //! What the states say when all are known: the worst case over all paths, and cycles.
 
 use super::model::{Model, Move};
-use super::search::{PARTS, SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, after, place};
-use super::table::Most;
-use crate::memory::prefetch;
+use super::search::{PARTS, SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, after, number, place};
+use super::table::{Most, Part};
+use crate::memory::{prefetch, with_huge_pages};
 use std::collections::VecDeque;
 
 /// The most that can happen on any path; none: without end.
@@ -15,28 +15,31 @@ pub struct WorstCase {
     pub spurious_wakeups: Option<u32>,
 }
 
-/// Something for each state.
-struct PerState<T>(Vec<Vec<T>>);
+/// Something for each state, by number. Parts have about the same number of states, so little is left over.
+struct PerState<T>(Vec<T>);
 
 impl<T: Copy> PerState<T> {
     fn new(space: &Space, value: T) -> Self {
-        Self(space.parts.iter().map(|part| vec![value; part.len()]).collect())
+        let most = space.parts.iter().map(Part::len).max().unwrap_or(0);
+        let mut all = with_huge_pages(most * PARTS);
+        all.resize(most * PARTS, value);
+        Self(all)
     }
 
+    #[inline]
     fn get(&self, number: u32) -> T {
-        let (part, index) = place(number);
-        self.0[part][index]
+        self.0[plain(number) as usize]
     }
 
+    #[inline]
     fn of(&mut self, number: u32) -> &mut T {
-        let (part, index) = place(number);
-        &mut self.0[part][index]
+        &mut self.0[plain(number) as usize]
     }
 
     /// Will be needed soon.
+    #[inline]
     fn ask_for(&self, number: u32) {
-        let (part, index) = place(number);
-        prefetch(&self.0[part], index);
+        prefetch(&self.0, plain(number) as usize);
     }
 }
 
@@ -48,14 +51,14 @@ struct Edges<'s> {
 
 impl<'s> Edges<'s> {
     fn new(space: &'s Space) -> Self {
-        let begin = |degrees: &[u8]| {
-            let ends = degrees.iter().scan(0, |at, &degree| {
-                *at += u32::from(degree);
+        let begin = |part: &Part| {
+            let ends = (0..part.len()).scan(0, |at, index| {
+                *at += u32::from(part.degree(index));
                 Some(*at)
             });
             std::iter::once(0).chain(ends).collect()
         };
-        Self { space, begin: space.parts.iter().map(|part| begin(&part.degrees)).collect() }
+        Self { space, begin: space.parts.iter().map(begin).collect() }
     }
 
     fn of(&self, number: u32) -> &'s [u32] {
@@ -69,33 +72,41 @@ impl<'s> Edges<'s> {
 ///
 /// The search has told every state what can have happened before it on the ways that were known by then. What came later
 /// is handed on along edges, level by level, again until nothing is left.
-pub(super) fn worst_case(space: &mut Space) -> WorstCase {
+pub(super) fn worst_case(space: &Space) -> WorstCase {
     const AHEAD: usize = 24;
-    let mut all = PerState(space.parts.iter_mut().map(|part| std::mem::take(&mut part.most)).collect());
+    // Side by side, without the states.
+    let mut all = PerState::new(space, (Most::default(), 0));
+    for (part, states) in space.parts.iter().enumerate() {
+        for index in 0..states.len() {
+            *all.of(number(part, index)) = (states.most(index), states.degree(index));
+        }
+    }
     let mut again = true;
     while again {
         again = false;
         let (mut begin, mut ends) = ([0; PARTS], [0; PARTS]);
         for level in &space.levels {
-            for (number, part) in space.parts.iter().enumerate() {
-                for index in begin[number] as usize..level[number] as usize {
-                    let first = ends[number];
-                    ends[number] += usize::from(part.degrees[index]);
-                    let here = all.0[number][index];
+            for (at, part) in space.parts.iter().enumerate() {
+                for index in begin[at] as usize..level[at] as usize {
+                    let first = ends[at];
+                    let (here, degree) = all.get(number(at, index));
+                    ends[at] += usize::from(degree);
                     if !here.news {
                         continue;
                     }
-                    all.0[number][index].news = false;
-                    for at in first..ends[number] {
+                    all.of(number(at, index)).0.news = false;
+                    for at in first..ends[at] {
                         if let Some(&edge) = part.edges.get(at + AHEAD) {
                             all.ask_for(edge);
                         }
                         let edge = part.edges[at];
-                        let there = all.of(edge);
-                        there.news |= there.hear(after(here, edge));
-                        // Not later in this round: in the next.
-                        let (to, index) = place(edge);
-                        again |= there.news && index < level[to] as usize;
+                        let (there, _) = all.of(edge);
+                        if there.hear(after(here, edge)) {
+                            there.news = true;
+                            // Not later in this round: in the next.
+                            let (to, index) = place(edge);
+                            again |= index < level[to] as usize;
+                        }
                     }
                 }
             }
@@ -103,7 +114,7 @@ pub(super) fn worst_case(space: &mut Space) -> WorstCase {
         }
     }
     let mut worst = Most::default();
-    for &most in all.0.iter().flatten() {
+    for &(most, _) in &all.0 {
         worst.hear(most);
     }
     let bounded = |most: u8| (most < u8::MAX).then_some(most.into());

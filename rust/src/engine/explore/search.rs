@@ -7,7 +7,8 @@
 use super::bounds::MOST_AGENTS;
 use super::memory::Scratch;
 use super::model::{Kind, Model, Move, Outcome, Unwatched};
-use super::table::{MOST, Most, Origin, Part, hash};
+use super::state::MOST_WORDS;
+use super::table::{About, MOST, Most, Part, hash, of_words};
 use super::{CheckError, Limits};
 use std::time::Instant;
 
@@ -60,7 +61,7 @@ pub(super) struct Space {
 /// What a thread makes of its share of a block.
 #[derive(Default)]
 struct Share {
-    /// For each part: states, with their hash and their origin behind them.
+    /// For each part: states, with what is kept about them and their hash behind them.
     out: [Vec<u64>; PARTS],
     /// Where the moves led to, in order.
     edges: Vec<Edge>,
@@ -130,7 +131,7 @@ impl Space {
 
     fn most(&self, number: u32) -> Most {
         let (part, index) = place(number);
-        self.parts[part].most[index]
+        self.parts[part].most(index)
     }
 
     /// The state that a state was first reached from; the first state is its own.
@@ -158,10 +159,13 @@ pub(super) fn search(
         levels: Vec::new(),
         owed: Vec::new(),
     };
-    let mut first = vec![0; words];
-    model.layout.pack(&model.first(), &mut first);
-    let part = part_of(hash(&first));
-    space.parts[part].insert(&first, hash(&first), Origin::from(number(part, 0), Most::default()));
+    let mut first = vec![0; words + 2];
+    model.layout.pack(&model.first(), &mut first[..words]);
+    let hash = hash(&first[..words]);
+    let part = part_of(hash);
+    first[words] = About::reached(number(part, 0), Most::default()).into_bits();
+    first[words + 1] = hash;
+    space.parts[part].insert_all(&first, |_| {});
     let mut done = [0; PARTS];
     let mut desk = Desk {
         shares: (0..limits.threads.max(1)).map(|_| Share::default()).collect(),
@@ -253,8 +257,7 @@ fn work_off(model: &Model<'_>, space: &mut Space, block: &[u32], desk: &mut Desk
             let part = &mut space.parts[place(parents[0]).0];
             let (of_part, rest) = degrees.split_at(parents.len());
             let (edges, others) = links.split_at(of_part.iter().map(|&degree| usize::from(degree)).sum());
-            part.degrees.extend_from_slice(of_part);
-            part.edges.extend_from_slice(edges);
+            part.lead_to(place(parents[0]).1, of_part, edges);
             (degrees, links) = (rest, others);
         }
         space.owed.extend_from_slice(&share.owed);
@@ -284,13 +287,15 @@ fn look_up(parts: &mut [Part], shares: &[Share], numbers: &mut [Vec<Vec<u32>>], 
 }
 
 fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32], share: &mut Share) {
+    of_words!(model.layout.words(), make_moves_of(model, space, parents, share));
+}
+
+fn make_moves_of<const WORDS: usize>(model: &Model<'_>, space: &Space, parents: &[u32], share: &mut Share) {
     share.clear();
     let memory = Scratch::new(model.senders());
-    let words = model.layout.words();
-    let mut record = vec![0; words + 2];
     for &parent in parents {
         let most = space.most(parent);
-        let world = model.layout.unpack(space.state(parent));
+        let world = model.layout.unpack(&space.state(parent)[..WORDS]);
         if let Some(kind) = model.wrong(&world) {
             share.found = Some(Found { kind, state: parent, choice: None });
             return;
@@ -315,11 +320,12 @@ fn make_moves(model: &Model<'_>, space: &Space, parents: &[u32], share: &mut Sha
             moves += 1;
             certain += usize::from(!it.optional(&world));
             model.canonical_after(&world, &mut next);
-            model.layout.pack(&next, &mut record[..words]);
-            record[words] = hash(&record[..words]);
-            let (part, bits) = (part_of(record[words]), bits_of(outcome));
-            record[words + 1] = Origin::from(parent, after(most, bits)).into_bits();
-            share.out[part].extend_from_slice(&record);
+            let (mut record, bits) = ([0; MOST_WORDS + 2], bits_of(outcome));
+            model.layout.pack(&next, &mut record[..WORDS]);
+            record[WORDS] = About::reached(parent, after(most, bits)).into_bits();
+            record[WORDS + 1] = hash(&record[..WORDS]);
+            let part = part_of(record[WORDS + 1]);
+            share.out[part].extend_from_slice(&record[..WORDS + 2]);
             share.edges.push(Edge::To(part as u8, bits));
         });
         share.degrees.push(moves as u8);

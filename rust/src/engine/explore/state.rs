@@ -365,60 +365,50 @@ pub struct World {
     pub(super) agents: [AgentState; MOST_AGENTS],
 }
 
-/// How many words a state has, and which is what.
+/// The most words that a state can have.
+pub(super) const MOST_WORDS: usize = 1 + MOST_CPUS + MOST_CPUS / 2 + MOST_AGENTS / 2;
+
+/// Which words a state has: those of all words whose fields these bounds have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    vcpus: usize,
-    pcpus: usize,
-    agents: usize,
+    /// Where among all words they are, in order.
+    at: [u8; MOST_WORDS],
+    words: usize,
 }
 
 impl Layout {
     pub(super) fn new(bounds: &Bounds) -> Self {
-        Self { vcpus: usize::from(bounds.vcpus), pcpus: usize::from(bounds.pcpus), agents: bounds.agents() }
+        let (vcpus, pcpus) = (usize::from(bounds.vcpus), usize::from(bounds.pcpus).div_ceil(2));
+        let agents = bounds.agents().div_ceil(2);
+        let (first_pcpu, first_agent) = (1 + MOST_CPUS, 1 + MOST_CPUS + MOST_CPUS / 2);
+        let all = (0..=vcpus).chain(first_pcpu..first_pcpu + pcpus).chain(first_agent..first_agent + agents);
+        let mut layout = Self { at: [0; MOST_WORDS], words: 1 + vcpus + pcpus + agents };
+        layout.at.iter_mut().zip(all).for_each(|(at, word)| *at = word as u8);
+        layout
     }
 
     /// Words of a state.
     pub(super) const fn words(&self) -> usize {
-        1 + self.vcpus + self.pcpus.div_ceil(2) + self.agents.div_ceil(2)
+        self.words
     }
 
     /// Writes a state's words.
     #[inline]
     pub(super) fn pack(&self, world: &World, words: &mut [u64]) {
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let mut words = words.iter_mut();
-        let mut put = |value: u64| words.next().into_iter().for_each(|word| *word = value);
-        put(world.global.into_bits());
-        for vcpu in &world.vcpus[..self.vcpus] {
-            put(vcpu.into_bits());
-        }
-        for pcpus in &world.pcpus.as_chunks::<2>().0[..self.pcpus.div_ceil(2)] {
-            put(pair(pcpus[0].into_bits(), pcpus[1].into_bits()));
-        }
-        for agents in &world.agents.as_chunks::<2>().0[..self.agents.div_ceil(2)] {
-            put(pair(agents[0].into_bits(), agents[1].into_bits()));
+        let all = world.to_words();
+        for (word, &at) in words.iter_mut().zip(&self.at) {
+            *word = all[usize::from(at)];
         }
     }
 
     /// Reads a state's words.
     #[inline]
     pub(super) fn unpack(&self, words: &[u64]) -> World {
-        let mut world = World::EMPTY;
-        let mut words = words.iter().copied();
-        world.global = Global::from_bits(words.next().unwrap_or_default());
-        for (vcpu, word) in world.vcpus[..self.vcpus].iter_mut().zip(&mut words) {
-            *vcpu = VcpuState::from_bits(word);
+        let mut all = [0; MOST_WORDS];
+        for (&word, &at) in words.iter().zip(&self.at) {
+            all[usize::from(at)] = word;
         }
-        for (at, word) in (0..self.pcpus).step_by(2).zip(&mut words) {
-            world.pcpus[at] = PcpuState::from_bits(word as u32);
-            world.pcpus[at + 1] = PcpuState::from_bits((word >> 32) as u32);
-        }
-        for (at, word) in (0..self.agents).step_by(2).zip(&mut words) {
-            world.agents[at] = AgentState::from_bits(word as u32);
-            world.agents[at + 1] = AgentState::from_bits((word >> 32) as u32);
-        }
-        world
+        World::from_words(&all)
     }
 }
 
@@ -429,6 +419,36 @@ impl World {
         pcpus: [PcpuState::new(); MOST_CPUS],
         agents: [AgentState::new(); MOST_AGENTS],
     };
+
+    /// All words, also those of fields that the bounds do not have.
+    #[inline]
+    fn to_words(self) -> [u64; MOST_WORDS] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let mut words = [0; MOST_WORDS];
+        words[0] = self.global.into_bits();
+        for (word, vcpu) in words[1..].iter_mut().zip(self.vcpus) {
+            *word = vcpu.into_bits();
+        }
+        for (word, pcpus) in words[1 + MOST_CPUS..].iter_mut().zip(self.pcpus.as_chunks::<2>().0) {
+            *word = pair(pcpus[0].into_bits(), pcpus[1].into_bits());
+        }
+        for (word, agents) in words[1 + MOST_CPUS + MOST_CPUS / 2..].iter_mut().zip(self.agents.as_chunks::<2>().0) {
+            *word = pair(agents[0].into_bits(), agents[1].into_bits());
+        }
+        words
+    }
+
+    /// The other way.
+    #[inline]
+    fn from_words(words: &[u64; MOST_WORDS]) -> Self {
+        let half = |first: usize, at: usize| (words[first + at / 2] >> (at % 2 * 32)) as u32;
+        Self {
+            global: Global::from_bits(words[0]),
+            vcpus: std::array::from_fn(|at| VcpuState::from_bits(words[1 + at])),
+            pcpus: std::array::from_fn(|at| PcpuState::from_bits(half(1 + MOST_CPUS, at))),
+            agents: std::array::from_fn(|at| AgentState::from_bits(half(1 + MOST_CPUS + MOST_CPUS / 2, at))),
+        }
+    }
 
     /// The first state: every vCPU can run and has no pCPU; SN is 1 until it is loaded.
     pub(super) fn first(bounds: &Bounds) -> Self {

@@ -3,7 +3,6 @@
 
 use super::bounds::{Bounds, MOST_AGENTS};
 use super::state::{VcpuState, World};
-use std::cmp::Ordering;
 
 /// For each agent, the next one that is like it, and the one before.
 #[derive(Clone, Copy, Debug)]
@@ -45,43 +44,57 @@ impl Alike {
             return;
         }
         // Insertion by swaps of neighbours among those that are alike: there are few, and mostly they are in order.
+        let mut vectors = vectors(world);
         for agent in (0..self.last).rev() {
             let mut low = agent;
             while let Some(high) = self.next[low].map(usize::from) {
-                if in_order(world, low, high) {
+                if rank(world, vectors, low) <= rank(world, vectors, high) {
                     break;
                 }
                 swap(world, low, high);
+                vectors = self::vectors(world);
                 low = high;
             }
         }
     }
 }
 
-/// By their own words; by what they have posted where those are the same.
+/// Agents are sorted by their own words; by what they have posted where those are the same.
 #[inline]
-fn in_order(world: &World, low: usize, high: usize) -> bool {
-    let own = |agent: usize| world.agents[agent].into_bits();
-    match own(low).cmp(&own(high)) {
-        Ordering::Less => true,
-        Ordering::Greater => false,
-        Ordering::Equal => posted(world, low) <= posted(world, high),
-    }
+fn rank(world: &World, vectors: VcpuState, agent: usize) -> u64 {
+    u64::from(world.agents[agent].into_bits()) << 2
+        | u64::from(vectors.pir() >> agent & 1) << 1
+        | u64::from(vectors.virr() >> agent & 1)
 }
 
 /// Whether agents, and where their vectors are, are the same in both: then one is sorted if the other is.
 #[inline]
 pub(super) fn same_posters(one: &World, other: &World) -> bool {
-    let vectors = |vcpu: VcpuState| VcpuState::new().with_pir(vcpu.pir()).with_virr(vcpu.virr());
-    one.agents == other.agents
-        && one.vcpus.iter().zip(&other.vcpus).all(|(&one, &other)| vectors(one) == vectors(other))
+    let vectors = VcpuState::new().with_pir(u8::MAX).with_virr(u8::MAX).into_bits();
+    let vcpus = one
+        .vcpus
+        .iter()
+        .zip(&other.vcpus)
+        .fold(0, |differ, (one, other)| differ | (one.into_bits() ^ other.into_bits()));
+    let agents = one
+        .agents
+        .iter()
+        .zip(&other.agents)
+        .fold(0, |differ, (one, other)| differ | (one.into_bits() ^ other.into_bits()));
+    vcpus & vectors == 0 && agents == 0
+}
+
+/// PIR and VIRR of all vCPUs together.
+#[inline]
+fn vectors(world: &World) -> VcpuState {
+    VcpuState::from_bits(world.vcpus.iter().fold(0, |bits, vcpu| bits | vcpu.into_bits()))
 }
 
 /// Whether an agent's vector is in PIR, and in VIRR. It posts to one vCPU, so it is in those of one at most.
 #[inline]
 fn posted(world: &World, agent: usize) -> (bool, bool) {
-    let any = VcpuState::from_bits(world.vcpus.iter().fold(0, |bits, vcpu| bits | vcpu.into_bits()));
-    (any.pir() >> agent & 1 != 0, any.virr() >> agent & 1 != 0)
+    let vectors = vectors(world);
+    (vectors.pir() >> agent & 1 != 0, vectors.virr() >> agent & 1 != 0)
 }
 
 fn swap(world: &mut World, low: usize, high: usize) {

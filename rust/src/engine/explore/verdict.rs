@@ -89,7 +89,7 @@ pub fn check(
         }
         match livelock(model, &space) {
             Some(cycle) => verdict.counterexample = around(model, &space, &cycle),
-            None => verdict.worst_case = Some(worst_case(&mut space)),
+            None => verdict.worst_case = Some(worst_case(&space)),
         }
     }
     Ok(verdict)
