@@ -57,6 +57,14 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
         ("[[vm]]\n[[device]]\nvm = 3\n", "device.vm must be 0 to 0, not 3"),
         ("[[vm]]\n[[device]]\nvectors = [3]\n", "a.toml:3: device[0].vectors[0]: must be 16 or more, not 3"),
         ('[[vm]]\n[[vm.group]]\nvcpus = "0-9"\nprogram = []\n', "group names vCPU 9, and the VM has 0 to 1"),
+        (
+            '[[vm]]\n[[vm.group]]\nvcpus = "0"\nprogram = [{ loop = 2, body = [{ send = 0xFD, to = 2 }] }]\n',
+            "vm[0]: to = 2 names a vCPU, and the VM has 0 to 1; nobody's ID is dest = 2",
+        ),
+        (
+            "[[vm]]\n[[vm]]\n[[vm.handler]]\nvector = 65\nprogram = [{choose = [{body = [{call = 65, to = 7}]}]}]\n",
+            "vm[1]: to = 7 names a vCPU, and the VM has 0 to 1",
+        ),
         ('[[vm]]\n[[vm.group]]\nvcpus = "x"\nprogram = []\n', 'must be numbers or ranges such as "0-3,8"'),
     ],
 )

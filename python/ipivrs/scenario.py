@@ -16,7 +16,7 @@ from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.scenario_text import load
 from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
-from ipivrs.statements import AnyStatement, Cycles, Table, VcpuNumber, Vector, lowered
+from ipivrs.statements import AnyStatement, Cycles, Table, VcpuNumber, Vector, lowered, targets
 
 Count = Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
 Msr = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
@@ -228,6 +228,18 @@ class Scenario(Table):
                 message = "device.vcpu must be 0 to {last}, not {vcpu}"
                 context = {"last": self.vm[device.vm].vcpus - 1, "vcpu": device.vcpu}
                 raise PydanticCustomError("device", message, context)
+        return self
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> "Scenario":
+        for number, vm in enumerate(self.vm):
+            last = vm.vcpus - 1 + (self.chaos.hot_add if number == 0 else 0)
+            programs = [*(group.program for group in vm.group), *(handler.program for handler in vm.handler)]
+            for program in programs:
+                highest = max(targets(program), default=0)
+                if highest > last:
+                    message = "vm[{vm}]: to = {to} names a vCPU, and the VM has 0 to {last}; nobody's ID is dest = {to}"
+                    raise PydanticCustomError("target", message, {"vm": number, "to": highest, "last": last})
         return self
 
     @classmethod

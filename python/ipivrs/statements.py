@@ -3,7 +3,7 @@
 A statement is a word ("hlt") or a table whose first key says what it does ({ send = 0xFB, to = 1 }).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -270,3 +270,15 @@ def lowered(statements: Iterable[_Statement], numbers: Numbers) -> list[dict[str
 Loop.model_rebuild()
 Branch.model_rebuild()
 Choose.model_rebuild()
+
+
+def targets(statements: Iterable[_Statement]) -> Iterator[int]:
+    """The vCPUs that statements name with `to`, those in loops and branches too."""
+    for statement in statements:
+        if isinstance(statement, _Targeted) and isinstance(statement.to, int):
+            yield statement.to
+        elif isinstance(statement, Loop):
+            yield from targets(statement.body)
+        elif isinstance(statement, Choose):
+            for branch in statement.branches:
+                yield from targets(branch.body)

@@ -131,6 +131,15 @@ pub fn explorer(policy: &str) -> Result<f64, NotMeasured> {
 pub fn large_vm(policy: &str, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
     let workload = json!({"name": "ping", "rounds": 1, "vector": 0xE0});
     let config = machine(policy, LARGE_VCPUS, 64, &workload, &json!([]))?;
+    let builds: Result<Vec<_>, _> = (0..TIMES).map(|_| build(&config, costs)).collect();
+    let builds = builds?;
+    // The first finds least memory that was given back before; and it may wait until the kernel has huge pages together.
+    let bytes = builds.iter().map(|&(_, bytes)| bytes).fold(0.0, f64::max);
+    Ok((median(builds.into_iter().map(|(seconds, _)| seconds)), bytes / f64::from(LARGE_VCPUS)))
+}
+
+/// Seconds until all vCPUs are about to run, and bytes that this process has more then.
+fn build(config: &MachineConfig, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
     let before = resident()?;
     let begin = clock();
     let mut made = None;
@@ -139,9 +148,9 @@ pub fn large_vm(policy: &str, costs: &Costs) -> Result<(f64, f64), NotMeasured> 
         made.get_or_insert_with(|| (clock() - begin, resident()));
         false
     };
-    virtual_time::run(&config, Options { costs, cycles: None, log: 0, keep_going: &mut keep_going }).map_err(reason)?;
+    virtual_time::run(config, Options { costs, cycles: None, log: 0, keep_going: &mut keep_going }).map_err(reason)?;
     let (seconds, after) = made.ok_or_else(|| NotMeasured("the machine did not begin to run".to_owned()))?;
-    Ok((seconds, (after? - before) / f64::from(LARGE_VCPUS)))
+    Ok((seconds, after? - before))
 }
 
 /// Bytes of this process in memory.
