@@ -25,7 +25,8 @@ impl Simulation<'_, '_> {
         }
         let (pending, wrong) = settle(&self, &mut account, &runners, complete, true);
         violations.extend(wrong);
-        if complete && violations.is_empty() && self.vms.iter().any(|vm| !vm.spinners.borrow().is_empty()) {
+        let spinning = complete && self.vms.iter().any(|vm| !vm.spinners.borrow().is_empty());
+        if violations.is_empty() && (spinning || matches!(end, End::Restless)) {
             violations.push(stall(&self, &runners));
         }
         // Where nothing ends, the run is over when it is told so, or when nothing is left to do.

@@ -7,6 +7,7 @@ use super::latency::{Class, Latencies, Stopwatch};
 use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
 use super::timetable::{Fates, Preemption, Timetable};
+use crate::arch::ExitReason;
 use crate::engine::machine::setup::{boot, finite, guest_memory, memory_bytes};
 use crate::engine::machine::verdict::{Directory, Lost, asleep_with_interrupt};
 use crate::engine::machine::{Guest, MachineConfig, MachineError, MachineRun, Runner, What};
@@ -31,6 +32,8 @@ const FITS: usize = 256;
 const READ_AHEAD: usize = 4;
 /// Cycles between two looks of the clock that adds vCPUs and looks for lost wake-ups.
 const TICK: u64 = 5_000_000;
+/// After so many HLT exits without an IPI, a delivery or an end of a program, vCPUs halt and wake for ever.
+const RESTLESS: u64 = 100_000;
 
 /// No actor.
 pub(super) const NOBODY: u32 = u32::MAX;
@@ -141,6 +144,8 @@ pub(super) struct Simulation<'m, 'o> {
     added: u32,
     /// vCPUs that were seen asleep with an interrupt: which sleep.
     suspects: FxHashMap<u32, usize>,
+    /// What was sent, delivered and unfinished when one of these last changed, and the HLT exits then.
+    progress: ([u64; 3], u64),
 }
 
 /// Why a run ended.
@@ -148,6 +153,8 @@ pub(super) enum End {
     Complete,
     Interrupted,
     Lost(Lost),
+    /// vCPUs halt and go on at once, and nothing comes of it.
+    Restless,
     Broken,
 }
 
@@ -296,6 +303,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             next_tick: TICK,
             added: 0,
             suspects: FxHashMap::default(),
+            progress: ([0; 3], 0),
         })
     }
 
@@ -365,6 +373,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
                     if let Some(lost) = self.tick() {
                         return End::Lost(lost);
                     }
+                    if self.is_restless() {
+                        return End::Restless;
+                    }
                     self.next_tick = time + TICK;
                 }
                 self.set_clock();
@@ -427,6 +438,17 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
         }
         None
+    }
+
+    /// Whether vCPUs have long done nothing but halt and wake: their policy takes an interrupt for pending that never comes.
+    fn is_restless(&mut self) -> bool {
+        let counts = self.account.counts;
+        let progress = [counts.fates.iter().sum(), counts.delivered, self.unfinished as u64];
+        let halts = self.account.exits.iter().filter(|(exit, _)| exit.reason == ExitReason::Hlt).map(|(_, n)| n).sum();
+        if progress != self.progress.0 {
+            self.progress = (progress, halts);
+        }
+        halts - self.progress.1 > RESTLESS
     }
 
     /// A wakeup interrupt will look at it.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 const KVM: &str = include_str!("../../../../python/ipivrs/policies/kvm.policy");
 const KVM_5_14: &str = include_str!("../../../../python/ipivrs/policies/kvm-5.14.policy");
 const SN_IN_HOST: &str = include_str!("../../../../python/ipivrs/policies/kvm-sn-in-host.policy");
+const WEDGES: &str = include_str!("../../../../python/ipivrs/policies/acrn-1462.policy");
 const PRE_IPIV: &str = include_str!("../../../../python/ipivrs/policies/kvm-pre-ipiv.policy");
 
 /// Each cost a prime of its own, so that a sum of them tells what is in it.
@@ -300,6 +301,19 @@ fn calls_to_who_polls_need_no_ipi() {
     let (half, slow) = ipis(1500);
     assert!(none <= 1 && half.abs_diff(CALLS / 2) <= 1, "{none} and {half}");
     assert!(quick < 1300 && slow > 1700, "{quick} and {slow} cycles for each call");
+}
+
+/// A policy that takes what it does not deliver for a reason to wake: the vCPU halts and goes on for ever.
+#[test]
+fn who_halts_and_wakes_for_ever_is_a_stall() {
+    let halts = json!([{"op": "loop", "times": null, "body": [{"op": "hlt"}]}]);
+    let send = json!({"op": "send", "vector": 0xFD, "to": {"vcpu": 1}, "mode": "fixed", "logical": false});
+    let sends = json!([{"op": "loop", "times": 100, "body": [{"op": "compute", "cycles": 2_000_000}, send]}]);
+    let vm = json!({"group": [{"vcpus": [0], "program": sends}, {"vcpus": [1], "program": halts}]});
+    let run = run_with(&machine(&vm, &json!({}), WEDGES), &costs(), None);
+    let [violation] = &run.machine.violations[..] else { panic!("{:?}", run.machine.violations) };
+    assert_eq!(violation.kind, "stall");
+    assert!(violation.message.contains("vCPU 1: runs, at its program's end, PIR [FDH]"), "{}", violation.message);
 }
 
 #[test]
