@@ -3,7 +3,7 @@
 use super::runner::Runner;
 use crate::arch::{ApicMode, ApicRegister, PidControl, vector};
 use crate::hypervisor::{MpState, Slot};
-use crate::memory::{PhysicalMemory, Word};
+use crate::memory::{Owner, PhysicalMemory, Word};
 use crate::processor::{VirtualApic, descriptor, vectors_of};
 use crate::record::{Account, ViolationRecord};
 use std::borrow::Borrow;
@@ -113,6 +113,30 @@ pub(in crate::engine) fn lost_wakeup<'m>(
         }
     }
     record("lost-wakeup", slot, message)
+}
+
+/// The slot of the vCPU whose descriptor an IPI reached; and what to say where the APIC ID that it was sent to is another's
+/// now. The table leads by the ID that a vCPU was made with.
+pub(in crate::engine) fn reached<'m>(
+    of: &impl Directory<'m>,
+    first_slot: u32,
+    from: u32,
+    apic_id: u32,
+    descriptor: u64,
+) -> (u32, Option<String>) {
+    let Some(Owner::Descriptor { vcpu, .. }) = of.memory().owner_of(descriptor).map(|piece| piece.owner) else {
+        return (first_slot + apic_id, None);
+    };
+    let to = first_slot + vcpu;
+    let now = of.slot(to).map(|slot| slot.words.identity().id()).filter(|&id| id != apic_id);
+    let message = now.map(|id| {
+        format!(
+            "{} sent to APIC ID {apic_id}; the table led to the descriptor of {}, whose APIC ID is {id} now",
+            of.name(from),
+            of.name(to)
+        )
+    });
+    (to, message)
 }
 
 /// The state of every vCPU, where nothing goes on.

@@ -3,11 +3,10 @@
 use super::pcpu::Pcpu;
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
 use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr};
-use crate::engine::machine::verdict::Directory;
+use crate::engine::machine::verdict::{Directory, reached};
 use crate::engine::machine::{Progress, Runner, Trail, What};
 use crate::guest::{Action, Moment, Via, View};
 use crate::hypervisor::{ApicIdentity, Instruction, LOCAL_TIMER_VECTOR, VcpuWords};
-use crate::memory::Owner;
 use crate::processor::{Access, Boundary, ExternalInterrupt, NonRoot, Notice, Outcome, local_apic};
 use rand_xoshiro::rand_core::Rng;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -259,19 +258,8 @@ impl Pcpu<'_, '_> {
     fn naive_target(&mut self, from: u32, apic_id: u32, descriptor: u64) -> u32 {
         let shared = self.shared;
         let first = shared.vm_of(from).map_or(0, |vm| vm.first_slot);
-        let Some(Owner::Descriptor { vcpu, .. }) = shared.memory.owner_of(descriptor).map(|piece| piece.owner) else {
-            return first + apic_id;
-        };
-        let to = first + vcpu;
-        if let Some(slot) = shared.slot(to)
-            && slot.words.identity().id() != apic_id
-        {
-            let message = format!(
-                "{} sent to APIC ID {apic_id}; the table led to the descriptor of {}, whose APIC ID is {} now",
-                shared.name(from),
-                shared.name(to),
-                slot.words.identity().id()
-            );
+        let (to, misled) = reached(shared, first, from, apic_id, descriptor);
+        if let Some(message) = misled {
             self.account.violation("misdelivery", from, message);
         }
         to

@@ -5,11 +5,10 @@ use super::pcpu::{Next, Pcpu, Phase};
 use super::simulation::{Simulation, VmState, next_round};
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
 use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr, NotificationDestination};
-use crate::engine::machine::verdict::Directory;
+use crate::engine::machine::verdict::{Directory, reached};
 use crate::engine::machine::{Progress, What};
 use crate::guest::{Action, Actor, Via};
 use crate::hypervisor::Instruction;
-use crate::memory::Owner;
 use crate::processor::{Access, NonRoot, Notice, Outcome, Posted};
 use crate::record::Fate;
 use std::cell::Cell;
@@ -291,20 +290,8 @@ impl<'m> Simulation<'m, '_> {
 
     #[inline(never)]
     fn owner_of(&mut self, vm: &VmState<'_>, from: u32, apic_id: u32, descriptor: u64) -> u32 {
-        let first = vm.first_slot;
-        let Some(Owner::Descriptor { vcpu, .. }) = self.memory.owner_of(descriptor).map(|piece| piece.owner) else {
-            return first + apic_id;
-        };
-        let to = first + vcpu;
-        if let Some(slot) = Directory::slot(self, to)
-            && slot.words.identity().id() != apic_id
-        {
-            let message = format!(
-                "{} sent to APIC ID {apic_id}; the table led to the descriptor of {}, whose APIC ID is {} now",
-                self.name(from),
-                self.name(to),
-                slot.words.identity().id()
-            );
+        let (to, misled) = reached(self, vm.first_slot, from, apic_id, descriptor);
+        if let Some(message) = misled {
             self.account.violation("misdelivery", from, message);
         }
         to
