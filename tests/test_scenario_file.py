@@ -1,11 +1,13 @@
 """Scenario files: what is read, and what every mistake says."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 import ipivrs
 from conftest import Shell
+from ipivrs.policies import ELSEWHERE, shipped
 from ipivrs.running import shipped_scenarios
 from pages import ROOT, blocks
 
@@ -171,3 +173,24 @@ def test_a_shipped_scenario_is_found_by_its_name(shell: Shell) -> None:
     result = shell("run", "nowhere/storm.toml")
     assert result.exit_code == 2
     assert "the shipped scenario of this name is" in result.stderr
+
+
+def test_whose_a_policy_is_that_ipis_go_past(tmp_path: Path, shell: Shell) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(FINITE)
+    run = ("run", file, "--engine", "virtual-time", "--seconds", "0.001", "--policy")
+    for policy, whose in (("avic-1235", "AMD's AVIC"), ("acrn-1462", "ACRN")):
+        result = shell(*run, policy, "--json")
+        assert json.loads(result.stdout)["policy"] == policy
+        assert result.stderr.startswith(f"note: policy {policy} belongs to {whose}, and IPIs went past it")
+        assert f"`ipivrs check {policy}`" in result.stderr
+    assert shell(*run, "kvm-sn-in-host").stderr == ""
+    file.write_text(f'[host]\npolicy = "avic"\n{FINITE}')
+    assert "policy avic belongs to" in shell(*run[:-1]).stderr
+    file.write_text(f"[host]\nenable_ipiv = false\n{FINITE}")
+    assert shell(*run, "avic").stderr == ""
+
+
+def test_every_shipped_policy_is_kvms_or_it_is_said_whose() -> None:
+    others = {name for name in shipped() if not name.startswith("kvm")}
+    assert set(ELSEWHERE) == others

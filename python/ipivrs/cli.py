@@ -28,6 +28,7 @@ from ipivrs.icr import explain as explain_icr
 from ipivrs.machine import Machine, describe, machine
 from ipivrs.options import BadInputError, choice, decimal, did_you_mean, number, numbers, refusals_are_bad_input
 from ipivrs.outputs import wanted
+from ipivrs.policies import ELSEWHERE
 from ipivrs.policies import find as find_policy
 from ipivrs.results import RunResult, run_recording
 from ipivrs.running import shipped_path, shipped_scenarios
@@ -35,7 +36,7 @@ from ipivrs.scenario import Scenario
 from ipivrs.schema_command import schema
 from ipivrs.simulation import ScenarioResult
 from ipivrs.sweep_command import sweep
-from ipivrs.terminal import complain, escape_what_cannot_be_shown, show, show_json
+from ipivrs.terminal import complain, escape_what_cannot_be_shown, remark, show, show_json
 
 _VIOLATION = 1
 _BAD_INPUT = 2
@@ -280,6 +281,7 @@ def run(
         show_json(dicts[0] if len(dicts) == 1 else dicts)
     else:
         _show_results(results)
+    _remark_whose_policies(results)
     if lost:
         raise BadInputError("; ".join(lost))
     if any(isinstance(result, ScenarioResult) and result.partial for result in results):
@@ -329,6 +331,17 @@ def _refuse_what_virtual_time_decides(options: dict[str, Any]) -> None:
             "--no-ipiv is an option of --engine threads: virtual time runs a recording both with IPI virtualization"
         )
         raise BadInputError(f"{message} and without it")
+
+
+def _remark_whose_policies(results: list[RunResult | ScenarioResult]) -> None:
+    """What IPIs that the processor posts do to a policy that knows nothing of them is no verdict on it."""
+    for policy in dict.fromkeys(result.policy for result in results if result.counters["virtualized"]):
+        if policy in ELSEWHERE:
+            remark(
+                f"policy {policy} belongs to {ELSEWHERE[policy]}, and IPIs went past it here, posted by Intel's IPI "
+                "virtualization: an interrupt that is lost so is not its fault. With host.enable_ipiv = false all go "
+                f"through it; `ipivrs check {policy}` has it where it belongs"
+            )
 
 
 def _show_results(results: list[RunResult | ScenarioResult]) -> None:

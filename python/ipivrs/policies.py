@@ -8,6 +8,15 @@ from pathlib import Path
 from ipivrs import _core
 from ipivrs.options import did_you_mean
 
+ELSEWHERE = {
+    "acrn-1462": "ACRN",
+    "acrn-4778": "ACRN",
+    "acrn-4978": "ACRN",
+    "avic": "AMD's AVIC",
+    "avic-1235": "AMD's AVIC",
+}
+"""Shipped policies that are not for Intel's IPI virtualization under KVM, and whose they are."""
+
 
 class PolicyError(ValueError):
     """A policy that cannot be used. The message names the file, the line and column, and what is allowed."""

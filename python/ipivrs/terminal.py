@@ -53,6 +53,11 @@ def complain(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
 
 
+def remark(message: str) -> None:
+    """Print what should be known about a result, on stderr."""
+    print(f"note: {message}", file=sys.stderr)  # noqa: T201
+
+
 def escape_what_cannot_be_shown() -> None:
     """A file name that is no text, or a terminal that knows ASCII only, must not end in a traceback."""
     for stream in (sys.stdout, sys.stderr):
