@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ipivrs.remedy import Remedy
 from ipivrs.results import Comparison, Kind, RunResult
-from ipivrs.sections import exits, fates, heat, indented, notifications, section, share, table
+from ipivrs.sections import exits, fates, heat, indented, notifications, section, share, table, violations
 from ipivrs.terminal import width
 from ipivrs.wording import noun, predicate
 
@@ -45,7 +45,7 @@ def full(result: RunResult) -> RenderableType:
     """One recording: the verdict, then what became of the IPIs and why."""
     sections = [
         _verdict_with_file(result),
-        *_violations(result),
+        *violations(result.violations),
         *_saved(result),
         section("What became of them", fates(result.counters)),
         section("VM exits by the clause that called for them", exits(result.exits)) if result.exits else None,
@@ -66,7 +66,7 @@ def side_by_side(results: list[RunResult]) -> RenderableType:
             Text(),
             Text(f"{name}: ", style="bold").append_text(verdict(result)),
             *map(indented, why(result)),
-            *_violations(result),
+            *violations(result.violations),
         )
         for name, result in zip(_names(results), results, strict=True)
     ]
@@ -141,12 +141,6 @@ def _saved_rows(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     yield "cycles to send an IPI", [f"{cycles:,.0f}" for cycles in per_ipi]
     yield "notifications", [f"{side['notifications']['sent']:,}" for side in sides] + [""]
     yield "times asleep", [f"{side['blocks']:,}" for side in sides] + [""]
-
-
-def _violations(result: RunResult) -> Iterator[RenderableType]:
-    if result.violations:
-        lines = (f"{violation['kind']}: {violation['message']}" for violation in result.violations)
-        yield section(f"Violations: {len(result.violations)}", *(Text(line, style="red") for line in lines))
 
 
 def _kinds(result: RunResult) -> Table:

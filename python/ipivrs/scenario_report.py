@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ipivrs.report import CLASSES
-from ipivrs.sections import exits, fates, heat, notifications, section, share, table
+from ipivrs.sections import exits, fates, heat, notifications, section, share, table, violations
 from ipivrs.simulation import ScenarioResult
 from ipivrs.wording import noun, times
 
@@ -16,7 +16,7 @@ def full(result: ScenarioResult) -> RenderableType:
     """The verdict, then what became of the interrupts, and what the host did."""
     sections = [
         _verdict(result),
-        *_violations(result),
+        *violations(result.violations),
         section("What became of the IPIs", fates(result.counters)) if result.counters["total"] else None,
         section("VM exits by the clause that called for them", exits(result.exits)) if result.exits else None,
         section("Interrupts posted for vCPUs", *_posts(result)),
@@ -44,14 +44,6 @@ def _verdict(result: ScenarioResult) -> RenderableType:
     if counts["total"]:
         lines.append(Text(f"{fine} of {counts['total']} IPIs need no VM exit ({share(fine, counts['total'])})"))
     return Group(*lines)
-
-
-def _violations(result: ScenarioResult) -> Iterator[RenderableType]:
-    if result.violations:
-        yield section(
-            f"Violations: {len(result.violations)}",
-            *(Text(f"{violation['kind']}: {violation['message']}", style="red") for violation in result.violations),
-        )
 
 
 def _posts(result: ScenarioResult) -> Iterator[Text]:

@@ -1,5 +1,7 @@
 """Parts that the reports of recordings and of scenarios have in common."""
 
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, cast
 
@@ -9,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipivrs.heat import bar, strip
-from ipivrs.results import Exit, Notifications
+from ipivrs.results import Exit, Notifications, Violation
 from ipivrs.terminal import width
 from ipivrs.wording import noun
 
@@ -29,6 +31,15 @@ _MOST_STRIPS = 4
 _LABEL = 12
 _GAPS = 4
 _FEWEST_CELLS = 8
+_FEWEST_COLUMNS = 40
+
+# Where the message of a violation goes on with something else: a descriptor, a vCPU, its last events.
+_PARTS = re.compile(
+    r" (?=\(ON=)"
+    r"|(?<=\.) (?=(?:vCPU \d+(?: of VM \d+)?|Its last events): )"
+    r"|(?<=NV=[0-9A-F]{2}H;) "
+    r"|\n *"
+)
 
 
 def table(*headers: str) -> Table:
@@ -48,6 +59,34 @@ def section(title: str, *parts: RenderableType) -> RenderableType:
 def indented(part: RenderableType) -> RenderableType:
     """A part of a section."""
     return Padding(part, (0, 0, 0, 2), expand=False)
+
+
+def violations(found: Sequence[Violation]) -> Iterator[RenderableType]:
+    """The violations: what and where, and below it the state and the last events of each vCPU that is in it."""
+    if not found:
+        return
+    columns = max(width() - 2, _FEWEST_COLUMNS)
+    lines: list[Text] = []
+    whole = True
+    for violation in found:
+        head, *rest = _PARTS.split(f"{violation['kind']}: {violation['message']}")
+        whole = whole and not rest
+        lines += (Text(line, style="red") for line in _wrapped(head, columns, ""))
+        lines += (Text(line) for part in rest for line in _wrapped(part, columns, "  "))
+    below = "" if whole else "; below each the state, and the last events of the vCPUs in it, oldest first"
+    yield section(f"Violations: {len(found)}{below}", *lines)
+
+
+def _wrapped(text: str, columns: int, indent: str) -> list[str]:
+    """Lines of so many columns, those after the first further in; no word is cut."""
+    return textwrap.wrap(
+        text,
+        columns,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def share(part: int, total: int) -> str:
