@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ipivrs
@@ -64,6 +65,23 @@ def test_events_tell_the_story_of_an_ipi() -> None:
     story = [(what, int(vcpu)) for what, vcpu in zip(events["what"], events["vcpu"], strict=True)]
     assert [step for step in story if step[0] in {"posted", "delivered"}] == [("posted", 0), ("delivered", 1)]
     assert ping(1).run().events is None
+
+
+def test_latencies_are_edges_of_buckets_of_a_thousandth() -> None:
+    sends = [{"loop": 500, "body": [{"send": 0xFD, "to": 1}, {"compute": 70_001}]}]
+    masks = [{"loop": "forever", "body": ["cli", {"compute": 50_000}, "sti"]}]
+    vm = ipivrs.VM(group=[{"vcpus": 0, "program": sends}, {"vcpus": 1, "program": masks}])
+    result = ipivrs.Scenario(vm=[vm]).run(engine="virtual-time", log=1_000_000)
+    events, (latency,) = result.events, result.latency.values()
+    assert events is not None
+    took = np.sort((events["time"] - events["since"])[np.array(events["what"]) == "delivered"])
+    assert latency["count"] == len(took) == 500
+    exact = {"p50": took[249], "p90": took[449], "p99": took[494], "max": took[499]}
+    above = {name: latency[name] / value - 1 for name, value in exact.items()}  # type: ignore[literal-required]
+    assert all(0 <= by <= 0.001 for by in above.values()), above
+    assert any(above.values()), "none of them was beyond what is exact"
+    assert 0.999 <= latency["min"] / took[0] <= 1
+    assert latency["mean"] == pytest.approx(took.mean(), rel=0.001)
 
 
 def test_a_wakeup_that_is_lost_is_lost_every_time() -> None:
