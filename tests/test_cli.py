@@ -19,6 +19,14 @@ def test_help_lists_the_commands(shell: Shell, words: str) -> None:
     assert all(f"\n  {command} " in result.stdout for command in ("run", "explain", "info"))
 
 
+@pytest.mark.parametrize("group", ["", "bench", "profile"])
+def test_no_description_of_a_command_is_cut_off(shell: Shell, monkeypatch: pytest.MonkeyPatch, group: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, commands = shell(*group.split(), "--help").stdout.partition("Commands:\n")
+    assert commands.count("\n") >= 2
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands.splitlines())
+
+
 @pytest.mark.parametrize("command", ["run", "explain", "info"])
 def test_every_option_has_help(shell: Shell, command: str) -> None:
     result = shell(command, "--help")

@@ -44,7 +44,7 @@ def bench_published(
     profile: _Profile = profiles.DEFAULT,
     json: _Json = False,
 ) -> int:
-    """Published measurements, what virtual time predicts, and by how much it is off."""
+    """Published measurements, and what virtual time predicts."""
     with refusals_are_bad_input():
         costs = profiles.find(profile)
         found = [published.find(name) for name in sources or published.shipped()]
@@ -124,7 +124,10 @@ def profile_fit(
     ] = profiles.DEFAULT,
     json: _Json = False,
 ) -> int:
-    """Fit costs to measurements: least squares, with virtual time as the model."""
+    """Fit costs to measurements, with virtual time as the model.
+
+    By least squares, over the rows that are marked as fitted.
+    """
     names = [name.strip() for name in costs.split(",") if name.strip()]
     if len(set(names)) != len(names):
         raise BadInputError("--costs names a cost twice")

@@ -77,7 +77,9 @@ def check(
     check_all: Annotated[bool, typer.Option("--all", help="Check the whole collection.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
-    """Prove a posted-interrupt policy, or see the shortest way it loses an interrupt.
+    """Prove a posted-interrupt policy, or see how it loses interrupts.
+
+    Every interleaving of its steps is explored, within bounds, and the shortest counterexample is shown.
 
     What is not given comes from the collection's entry, or else has its default: 2 senders, 1 software sender, 1 post
     of each, 1 preemption, 1 migration, 1 exit, 2 pCPUs, 1 target vCPU.

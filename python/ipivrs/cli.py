@@ -233,8 +233,9 @@ def run(
     ] = None,
     json: _Json = False,
 ) -> int:
-    """Say which IPIs of a recording need no VM exit, and why the others do; or run a scenario.
+    """Say which IPIs of a recording need no VM exit, or run a scenario.
 
+    The report of a recording says why the others exit and what to change, that of a scenario whether anything is lost.
     Several recordings are shown side by side; several results are a list with --json.
     """
     for_recordings = _given(
@@ -423,7 +424,10 @@ def explain(
     no_ipiv: _NoIpiv = False,
     json: _Json = False,
 ) -> int:
-    """Say what the processor does when a guest writes one ICR value, and which clause of the manual decides."""
+    """Say what the processor does when a guest writes one ICR value.
+
+    Rule by rule, with the clause of the manual that decides.
+    """
     mode_of_apic = choice("--apic", apic, get_args(names.Apic))
     dest_option, dest_max = ("--dest with --apic xapic", _U8_MAX) if mode_of_apic == "xapic" else ("--dest", _U32_MAX)
     fields = _given(
@@ -479,7 +483,10 @@ def _missing_here(found: Machine) -> Iterator[Text]:
 
 @app.command()
 def info(json: _Json = False) -> int:
-    """Say what this ipivrs is made of, and what this machine has of IPI virtualization."""
+    """Say what this build is made of, and what this machine has.
+
+    Of the machine: its processor, its KVM, and what either lacks for IPI virtualization.
+    """
     build = {**_core.build_info(), "python": platform.python_version(), "numpy": np.__version__}
     found = machine()
     if json:

@@ -28,9 +28,10 @@ def bench_speed(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
-    """How fast it is here: each path beside a floor that no implementation can beat, and its target.
+    """How fast it is here: each path beside its floor and its target.
 
-    Path and floor take turns in one process; figures are medians. A missed target is no error.
+    A floor is what no implementation can beat. Path and floor take turns in one process; figures are medians. A missed
+    target is no error.
     """
     names = _names(only)
     before = {} if against is None else _saved(against)

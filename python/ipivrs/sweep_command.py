@@ -54,7 +54,7 @@ def sweep(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew although there are results.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> int:
-    """Run a scenario at every point of a grid, and write one row for each into one file.
+    """Run a scenario at every point of a grid, one row for each.
 
     Rows are on the disk as they come in; the same command again runs what is left.
     """
