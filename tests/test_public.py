@@ -40,6 +40,11 @@ def test_all_is_sorted_and_there() -> None:
     assert all(hasattr(ipivrs, name) for name in ipivrs.__all__)
 
 
+def test_what_differs_by_the_case_of_a_letter_is_told_apart() -> None:
+    assert "`ipivrs.VM`" in (inspect.getdoc(ipivrs.Vm) or "")
+    assert "`ipivrs.Vm`" in (inspect.getdoc(ipivrs.VM) or "")
+
+
 def test_the_package_is_typed() -> None:
     package = Path(inspect.getfile(ipivrs)).parent
     assert (package / "py.typed").exists()
@@ -92,7 +97,7 @@ def test_what_is_imported_later_is_there_and_no_modules_name() -> None:
     """A module of a name's own name would take its place in the package once it is imported."""
     later = set(ipivrs._LATER)  # noqa: SLF001 (the table is what is tested)
     assert later < set(ipivrs.__all__)
-    assert set(dir(ipivrs)) >= set(ipivrs.__all__)
+    assert dir(ipivrs) == sorted(ipivrs.__all__)
     package = Path(inspect.getfile(ipivrs)).parent
     assert not [name for name in ipivrs.__all__ if (package / f"{name}.py").exists()]
     with pytest.raises(AttributeError, match="has no attribute 'chek'"):

@@ -172,4 +172,5 @@ if not TYPE_CHECKING:  # or type checkers would take every name for one of these
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """The public names, whether or not they were imported yet; nothing of what this module needs for itself."""
+    return sorted(__all__)

@@ -152,10 +152,11 @@ class Handler(Table):
 
 
 class VM(Table):
-    """A VM. `max_vcpu_ids` is KVM_CAP_MAX_VCPU_ID, the size of its PID-pointer table; by default KVM's 4096.
+    """A VM of a scenario: what it is to be. `ipivrs.Vm` is another thing, a machine that is there and driven by hand.
 
-    `last_index` makes LAST_PID_POINTER_INDEX another than the table's last. With `assigned_device` KVM switches NV for
-    it whatever else it can do. With `wait_for_sipi` all vCPUs but the first wait for INIT and a start-up IPI.
+    `max_vcpu_ids` is KVM_CAP_MAX_VCPU_ID, the size of its PID-pointer table; by default KVM's 4096. `last_index` makes
+    LAST_PID_POINTER_INDEX another than the table's last. With `assigned_device` KVM switches NV for it whatever else it
+    can do. With `wait_for_sipi` all vCPUs but the first wait for INIT and a start-up IPI.
     """
 
     vcpus: Annotated[int, Field(ge=1, le=_MOST_VCPUS, strict=True)] = 2

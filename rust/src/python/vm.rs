@@ -21,6 +21,8 @@ impl SharedMachine {
 
 /// A virtual machine, driven one step at a time: vCPU k runs on pCPU k, always in guest mode.
 ///
+/// For a machine whose guests run by themselves describe it: `ipivrs.VM` is a VM of an `ipivrs.Scenario`.
+///
 /// Set up as KVM does it: one posted-interrupt descriptor per vCPU, its entry in the PID-pointer table at its APIC ID,
 /// notification vector F2H, MSR bitmap and controls of the local APIC's mode.
 ///
