@@ -24,7 +24,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ratio = [1.25]
     paths = {
         "fast": speed.Path("fast", "work / floor", "ns", 1.5, measure=lambda: (5e-9, 4e-9, ratio[0])),
-        "many": speed.Path("many", "a rate", "million/s", 15, "at least", lambda: (3e6, None, None)),
+        "many": speed.Path("many", "a rate", "million/s", 15, "at least", lambda: (3e6, None, None), "of what it is"),
     }
     monkeypatch.setattr(speed, "PATHS", paths)
     return ratio
@@ -50,8 +50,21 @@ def test_a_missed_target_is_no_error(shell: Shell, measured: list[float]) -> Non
     measured[0] = 1.6
     result = shell("bench", "speed")
     assert result.exit_code == 0
-    lines = result.stdout.splitlines()
+    lines = result.stdout.partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines if "missed" in line] == ["fast", "many"]
+
+
+def test_a_missed_row_says_why(shell: Shell, measured: list[float]) -> None:
+    report = shell("bench", "speed").stdout
+    head, _, why = report.partition("Why they are missed")
+    assert "missed" in head
+    assert "docs/performance.md" in why
+    assert "\n  many: of what it is\n" in why
+    assert "fast" not in why, "it is met"
+    measured[0] = 1.6
+    assert "\n  fast: met where nothing else runs" in shell("bench", "speed").stdout
+    measured[0] = 1.4
+    assert "Why they are missed" not in shell("bench", "speed", "--only", "fast").stdout
 
 
 def test_what_changed_since_a_saved_run(shell: Shell, measured: list[float], tmp_path: Path) -> None:

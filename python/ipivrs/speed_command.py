@@ -1,6 +1,7 @@
 """`ipivrs bench speed`: every path beside its floor and its target."""
 
 import json as json_text
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +99,14 @@ def _report(rows: list[Row], before: dict[str, Any], *, compared: bool) -> Group
             Text("met", style="green") if row["met"] else Text("missed", style="red"),
             Text(row["what"], style="dim"),
         )
-    return Group(lines, Text(f"\n{speed.where()}", style="dim"))
+    return Group(lines, *_why_missed(rows), Text(f"\n{speed.where()}", style="dim"))
+
+
+def _why_missed(rows: list[Row]) -> Iterator[Text]:
+    missed = [row["name"] for row in rows if not row["met"]]
+    if missed:
+        yield Text("\nWhy they are missed (docs/performance.md has what was tried):", style="bold")
+        yield from (Text(f"  {name}: {speed.PATHS[name].missed}") for name in missed)
 
 
 def _change(row: Row, old: dict[str, Any] | None) -> tuple[str, str]:
