@@ -118,6 +118,7 @@ def test_from_python() -> None:
     assert result.diagnosis is not None
     assert result.worst_case is None
     assert repr(result).startswith("<CheckResult kvm: lost-wakeup, ")
+    assert ipivrs.check("kvm", without=LOST, senders=1, software=0).as_dict()["without"] == [LOST]
     fine = ipivrs.check("kvm", senders=1, software=0)
     assert (fine.holds, fine.violation, fine.counterexample, fine.verdict) == (True, None, None, HOLDS)
     assert all(each["holds"] for each in fine.properties)

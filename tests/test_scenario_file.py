@@ -67,6 +67,12 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
             "[[vm]]\n[[vm]]\n[[vm.handler]]\nvector = 65\nprogram = [{choose = [{body = [{call = 65, to = 7}]}]}]\n",
             "vm[1]: to = 7 names a vCPU, and the VM has 0 to 1",
         ),
+        ("[vm]\nvcpus = 2\n", "a.toml:1: vm: there may be several: write [[vm]] for each, not [vm]"),
+        (
+            '[[vm]]\n[vm.group]\nvcpus = "0"\nprogram = []\n',
+            "a.toml:2: vm[0].group: there may be several: write [[vm.group]] for each, not [vm.group]",
+        ),
+        ("[[host]]\npcpus = 2\n[[vm]]\n", "host: there is one: write [host], not [[host]]"),
         ('[[vm]]\n[[vm.group]]\nvcpus = "x"\nprogram = []\n', 'must be numbers or ranges such as "0-3,8"'),
     ],
 )
@@ -156,8 +162,19 @@ def test_a_policy_with_a_mistake_names_its_place(tmp_path: Path, shell: Shell) -
     result = shell("run", file, "--policy", policy)
     assert result.exit_code == 2
     assert result.stderr == f'error: {policy}:2:3: no routine "laod"; did you mean load?\n'
-    file.write_text(f'[host]\npolicy = "kmv"\n{FINITE}')
-    assert "host.policy: no policy 'kmv'" in shell("run", file).stderr
+
+
+def test_a_policy_that_is_not_there_is_a_mistake_of_its_line(tmp_path: Path, shell: Shell) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(f'[host]\npcpus = 2\npolicy = "kvmm"\n{FINITE}')
+    result = shell("run", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {file}:3: host.policy: no policy 'kvmm'")
+    assert result.stderr.endswith("; did you mean kvm?\n")
+    with pytest.raises(ipivrs.PolicyError, match=r"a\.toml:3: host\.policy: no policy 'kvmm'"):
+        ipivrs.run(str(file), engine="threads")
+    assert shell("run", file, "--policy", "kvm").exit_code == 0, "another policy is asked for"
+    assert ipivrs.run(str(file), engine="threads", policy="kvm").policy == "kvm"
 
 
 def test_what_would_never_end_is_refused(tmp_path: Path, shell: Shell) -> None:

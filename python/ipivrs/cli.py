@@ -9,7 +9,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -31,6 +30,7 @@ from ipivrs.outputs import wanted
 from ipivrs.policies import ELSEWHERE
 from ipivrs.policies import find as find_policy
 from ipivrs.results import RunResult, run_recording
+from ipivrs.running import load as load_scenario
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
 from ipivrs.schema_command import schema
@@ -299,24 +299,13 @@ def _load(file: str, options: dict[str, Any]) -> Scenario:
     """A scenario with the options of the command line in it."""
     if not Path(file).exists() and (name := Path(file).stem) in shipped_scenarios():
         raise BadInputError(f"{file}: no such file; the shipped scenario of this name is {shipped_path(name)}")
-    scenario = Scenario.load(file)
-    host = dict(scenario.host) | {key: value for key, value in options.items() if key == "policy"}
+    policy = options.get("policy")
+    scenario = load_scenario(file, policy)
+    if policy is not None:
+        find_policy(policy)
+    host = dict(scenario.host) | _given(policy=policy)
     whole = dict(scenario) | {key: options[key] for key in ("seconds", "seed") if key in options} | {"host": host}
-    if host["policy"] == scenario.host.policy:
-        with _named(f"{file}: host.policy"):
-            find_policy(host["policy"])
-    else:
-        find_policy(host["policy"])
     return Scenario.model_validate(whole)
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    """A mistake of a value is the place's that has it."""
-    try:
-        yield
-    except ValueError as error:
-        raise BadInputError(f"{place}: {error}") from error
 
 
 def _refuse_unused(options: dict[str, Any], unused: bool, what: str) -> None:

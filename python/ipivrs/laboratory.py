@@ -221,7 +221,7 @@ def subject(
 def check(
     policy: "str | os.PathLike[str]",
     *,
-    without: Sequence[str] = (),
+    without: str | Sequence[str] = (),
     senders: int | None = None,
     devices: int | None = None,
     software: int | None = None,
@@ -245,7 +245,7 @@ def check(
 
     Args:
         policy: A name of the collection (`ipivrs.collection()`), of a shipped policy, or a file's path.
-        without: Lines that are left out, such as "load: if pir: set_on".
+        without: A line that is left out, such as "load: if pir: set_on"; or several.
         senders: The bounds, `senders` to `ipiv`, are those of `ipivrs.Bounds`. What is not given comes from the entry
             of the collection, or else has the default of `ipivrs.Bounds`.
         devices: See `senders`.
@@ -294,5 +294,5 @@ def check(
         "ipiv": ipiv,
     }
     given = {name: value for name, value in bounds.items() if value is not None}
-    what = subject(policy, without, given)
+    what = subject(policy, [without] if isinstance(without, str) else without, given)
     return what.check(threads=threads, max_states=max_states, max_memory=max_memory)

@@ -8,10 +8,12 @@ from typing import Any, Literal, overload
 
 from ipivrs.names import Apic, Engine, Pace
 from ipivrs.options import did_you_mean
+from ipivrs.policies import PolicyError, find
 from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.results import RunResult, run_recording
 from ipivrs.scenario import Scenario
+from ipivrs.scenario_text import read
 from ipivrs.simulation import ScenarioResult
 
 _RECORDING_OPTIONS = (
@@ -40,6 +42,26 @@ def shipped_scenarios() -> dict[str, str]:
 def shipped_path(name: str) -> str:
     """Where a shipped scenario is."""
     return str(files("ipivrs") / "scenarios" / f"{name}.toml")
+
+
+def load(path: str, policy: str | None = None) -> Scenario:
+    """A scenario from a file. That its policy cannot be used is a mistake of the line that names it.
+
+    Args:
+        path: The file.
+        policy: What it is run under instead: then its own may be missing.
+
+    Raises:
+        ScenarioError: The scenario has a mistake.
+        PolicyError: There is no such policy, or it has a mistake.
+    """
+    scenario = Scenario.load(path)
+    if policy is None:
+        try:
+            find(scenario.host.policy)
+        except PolicyError as error:
+            raise PolicyError(f"{read(Path(path)).place(('host', 'policy'))}: host.policy: {error}") from error
+    return scenario
 
 
 @overload
@@ -127,7 +149,7 @@ def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult 
         return _run_scenario(what, **options)
     if Path(os.fspath(what)).suffix == ".toml":
         _check(options, _SCENARIO_OPTIONS, "a scenario")
-        return _run_scenario(Scenario.load(os.fspath(what)), **options)
+        return _run_scenario(load(os.fspath(what), options.get("policy")), **options)
     _check(options, _RECORDING_OPTIONS, "a recording")
     return run_recording(what, **options)
 

@@ -31,6 +31,9 @@ _TYPES = {
     "too_short": "a list with something in it",
 }
 
+# Lists of tables, which TOML writes with two brackets.
+_TABLES = ("vm", "group", "handler", "device", "row")
+
 _NOTHING = object()
 
 Path_ = tuple[str | int, ...]
@@ -104,7 +107,7 @@ def mistakes(error: ValidationError, table: dict[str, Any]) -> Iterator[tuple[Pa
     for mistake in error.errors(include_url=False):
         unknown = (mistake["ctx"]["raw"],) if mistake["type"] == "unknown_key" else ()
         where = _place_in((*mistake["loc"], *unknown), table)
-        yield where, _what(dict(mistake))
+        yield where, _brackets(where, dict(mistake)) or _what(dict(mistake))
 
 
 def _place_in(location: Path_, table: dict[str, Any]) -> Path_:
@@ -135,6 +138,16 @@ def _field(where: Path_) -> str:
     for part in where:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
     return f"{name}: " if name else ""
+
+
+def _brackets(where: Path_, mistake: dict[str, Any]) -> str | None:
+    """What to write where one table stands for a list of tables, or a list for one."""
+    header, given = ".".join(part for part in where if isinstance(part, str)), mistake["input"]
+    if mistake["type"] == "list_type" and isinstance(given, dict) and where and where[-1] in _TABLES:
+        return f"there may be several: write [[{header}]] for each, not [{header}]"
+    if _TYPES.get(mistake["type"]) == "a table" and isinstance(given, list) and len(where) == 1:
+        return f"there is one: write [{header}], not [[{header}]]"
+    return None
 
 
 def _what(mistake: dict[str, Any]) -> str:
