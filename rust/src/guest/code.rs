@@ -94,6 +94,16 @@ impl GuestCode {
         self.calls
     }
 
+    /// How many vectors its programs send.
+    #[must_use]
+    pub fn vectors(&self) -> usize {
+        let mut sent = [false; 256];
+        for vector in self.list.iter().filter_map(Instruction::vector) {
+            sent[usize::from(vector)] = true;
+        }
+        sent.into_iter().filter(|&sent| sent).count()
+    }
+
     pub(super) fn entry_of(&self, vcpu: u32) -> Option<Entry> {
         self.main(vcpu).map(|place| place.entry)
     }
@@ -117,7 +127,7 @@ impl GuestCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{Branch, Statement};
+    use crate::guest::{Branch, Delivery, Statement, Target};
 
     fn program(statements: &[Statement]) -> Program {
         Program::new(statements).unwrap()
@@ -140,6 +150,16 @@ mod tests {
         assert_eq!(code.at(start + written.code.len() as u32), Some(&Instruction::End));
         assert_eq!(code.handler(0).map(|entry| entry.start), Some(1));
         assert_eq!((code.at(GuestCode::IDLE), code.handler(1)), (Some(&Instruction::End), None));
+    }
+
+    #[test]
+    fn vectors_count_once() {
+        let send = |vector| Statement::Send { vector, to: Target::Vcpu(0), mode: Delivery::Fixed, logical: false };
+        let call = Statement::Call { to: Target::Others, vector: 0x51 };
+        let one = program(&[send(0x41), send(0x42), Statement::SelfIpi { vector: 0x43 }]);
+        let other = program(&[send(0x42), call]);
+        assert_eq!(GuestCode::new(&[one, other], vec![], &[], None).vectors(), 4);
+        assert_eq!(GuestCode::default().vectors(), 0);
     }
 
     #[test]

@@ -241,6 +241,13 @@ impl Cursor {
         }
     }
 
+    /// Whether its next act begins a computation: that keeps to itself too, and no interrupt comes of it at once.
+    #[inline]
+    #[must_use]
+    pub fn computes(&self, code: &GuestCode) -> bool {
+        self.half_sent.is_none() && matches!(code.at(self.frame.next), Some(Instruction::Compute { .. }))
+    }
+
     #[inline]
     fn enter(&mut self, Entry { start, loops }: Entry, interrupts: bool, computing: u32) {
         let begin = self.rounds.len();

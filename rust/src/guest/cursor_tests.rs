@@ -52,3 +52,17 @@ fn the_end_of_a_handler_keeps_to_itself_and_that_of_the_program_does_not() {
     cursor.interrupt(&code, 0x41, true, 0);
     assert!(cursor.keeps_to_itself(&code), "EOI");
 }
+
+#[test]
+fn a_computation_is_known_before_it_begins() {
+    let send = Statement::Send { vector: 0x41, to: Target::Vcpu(1), mode: Delivery::Fixed, logical: false };
+    let computes = |program: &[Statement], count| {
+        let code = GuestCode::new(&[Program::new(program).unwrap()], vec![0], &[], None);
+        let mut cursor = Cursor::new(&code, 0, 1);
+        let before = |_| (cursor.computes(&code), next(&mut cursor, &code, 0, ApicMode::XApic)).0;
+        (0..count).map(before).collect::<Vec<_>>()
+    };
+    assert_eq!(computes(&[Statement::Compute { cycles: 5 }, Statement::Eoi], 2), [true, false]);
+    // Between the two halves of an interrupt command.
+    assert_eq!(computes(&[send, Statement::Compute { cycles: 5 }], 3), [false, false, true]);
+}

@@ -96,6 +96,18 @@ pub(super) enum Instruction {
 }
 
 impl Instruction {
+    /// The vector of the interrupts that it sends. Any register may be the ICR.
+    pub(super) const fn vector(&self) -> Option<u8> {
+        match self {
+            Self::Send { low, .. } | Self::Shorthand { low } | Self::Command { icr: Icr { low, .. }, .. } => {
+                Some(low.vector())
+            }
+            Self::SelfIpi { vector } | Self::Call { vector, .. } | Self::Message { vector, .. } => Some(*vector),
+            Self::Register { value, .. } => Some(*value as u8),
+            _ => None,
+        }
+    }
+
     /// The same where its program begins at `start`.
     pub(super) fn moved_by(mut self, start: u32) -> Self {
         match &mut self {

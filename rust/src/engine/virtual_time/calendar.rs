@@ -29,6 +29,20 @@ pub(super) struct Calendar {
     arrivals: VecDeque<Arrival>,
     /// Of the first of them.
     next_arrival: u64,
+    /// For each pCPU.
+    expected: Vec<Expected>,
+}
+
+/// Interrupts on their way to one pCPU.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    /// None arrives before.
+    first: u64,
+    count: u32,
+}
+
+impl Expected {
+    const NOTHING: Self = Self { first: NEVER, count: 0 };
 }
 
 /// When somebody acts, and who.
@@ -65,8 +79,8 @@ impl Group {
 }
 
 impl Calendar {
-    /// For so many actors, none of which ever acts yet.
-    pub(super) fn new(actors: usize) -> Self {
+    /// For so many actors, the first of which are pCPUs. None of them ever acts yet.
+    pub(super) fn new(actors: usize, pcpus: usize) -> Self {
         let nobody = Place { time: NEVER, actor: u32::MAX };
         let (mut groups, mut rounds) = (Vec::new(), Vec::new());
         let mut players: Vec<Place> = (0..actors.max(1) as u32).map(|actor| Place { time: NEVER, actor }).collect();
@@ -79,7 +93,8 @@ impl Calendar {
             players = round.iter().map(Group::first).collect();
             groups.extend(round);
             if let [first] = players[..] {
-                return Self { groups, rounds, first, arrivals: VecDeque::new(), next_arrival: NEVER };
+                let (arrivals, expected) = (VecDeque::new(), vec![Expected::NOTHING; pcpus]);
+                return Self { groups, rounds, first, arrivals, next_arrival: NEVER, expected };
             }
         }
     }
@@ -145,6 +160,9 @@ impl Calendar {
     /// An interrupt sets out.
     #[inline]
     pub(super) fn send(&mut self, arrival: Arrival) {
+        if let Some(expected) = self.expected.get_mut(arrival.pcpu as usize) {
+            *expected = Expected { first: expected.first.min(arrival.time), count: expected.count + 1 };
+        }
         // Nearly always the last: flights take the same time, and who sends first is first.
         self.next_arrival = self.next_arrival.min(arrival.time);
         if self.arrivals.back().is_none_or(|last| last.time <= arrival.time) {
@@ -171,7 +189,20 @@ impl Calendar {
     pub(super) fn arrive(&mut self) -> Option<Arrival> {
         let first = self.arrivals.pop_front();
         self.next_arrival = self.arrivals.front().map_or(NEVER, |arrival| arrival.time);
+        if let Some(first) = first
+            && let Some(expected) = self.expected.get_mut(first.pcpu as usize)
+        {
+            // A second one is rare, and arrives no earlier than this one.
+            let count = expected.count - 1;
+            *expected = if count == 0 { Expected::NOTHING } else { Expected { first: first.time, count } };
+        }
         first
+    }
+
+    /// No interrupt that has been sent arrives at a pCPU before this.
+    #[inline]
+    pub(super) fn arrives_from(&self, pcpu: u32) -> u64 {
+        self.expected.get(pcpu as usize).map_or(0, |expected| expected.first)
     }
 
     /// Whether such an interrupt is on its way.
@@ -192,7 +223,7 @@ mod tests {
             actors in 1..70u32,
             changes in proptest::collection::vec((0..70u32, prop_oneof![4 => 0..6u64, 1 => Just(NEVER)]), 1..50),
         ) {
-            let mut calendar = Calendar::new(actors as usize);
+            let mut calendar = Calendar::new(actors as usize, 0);
             let mut plain = vec![NEVER; actors as usize];
             for (actor, time) in changes {
                 let actor = actor % actors;
@@ -207,7 +238,7 @@ mod tests {
         /// Interrupts arrive in the order of time, and of sending.
         #[test]
         fn interrupts_arrive_in_order(times in proptest::collection::vec(0..10u64, 1..30)) {
-            let mut calendar = Calendar::new(1);
+            let mut calendar = Calendar::new(1, 30);
             for (pcpu, &time) in (0..).zip(&times) {
                 calendar.send(Arrival { time, pcpu, vector: 0 });
             }

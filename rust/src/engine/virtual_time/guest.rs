@@ -116,7 +116,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             if seat.progress.computing > 0 {
                 let until = (self.now + u64::from(seat.progress.computing)).min(slice_end);
-                if until >= self.limit {
+                if until >= self.limit
+                    && !(until < slice_end && self.alone_until(at, &seat.guest, until) && cursor.keeps_to_itself(code))
+                {
                     at.since.set(self.now);
                     return Next::Wait(until);
                 }
@@ -125,7 +127,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 continue;
             }
             loop {
-                if self.now >= self.limit && !(self.undisturbed(at) && cursor.keeps_to_itself(code)) {
+                if self.now >= self.limit && !self.goes_ahead(at, &seat.guest, cursor, code) {
                     at.since.set(self.now);
                     return Next::Wait(self.now);
                 }
@@ -138,15 +140,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 }
             }
         }
-    }
-
-    /// Nobody else can reach the pCPU that acts before its next act: others act later than `limit`, and what they do
-    /// arrives after an interrupt's flight, or at the end of the time slice.
-    fn undisturbed(&self, at: &Pcpu<'_>) -> bool {
-        // Of two actors at the same time the first may act up to one cycle later: that is in the limit.
-        self.now + 1 < self.limit.saturating_add(u64::from(self.costs.notification_flight))
-            && self.now < self.calendar.arrival_time()
-            && self.now < at.slice_end.get()
     }
 
     /// The end of the time slice, if somebody else waits for the pCPU.

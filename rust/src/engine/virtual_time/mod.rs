@@ -11,6 +11,7 @@
 //! is for.
 
 mod acts;
+mod ahead;
 mod calendar;
 mod close;
 mod costs;

@@ -74,6 +74,8 @@ pub(super) struct Pcpu<'m> {
     pub(super) sending: Cell<Option<u64>>,
     /// Until when somebody of the host's has it.
     pub(super) taken_until: Cell<u64>,
+    /// vCPUs that ran here last, or do now: those that may be woken here.
+    pub(super) residents: Cell<u32>,
 }
 
 impl<'m> Pcpu<'m> {
@@ -96,6 +98,7 @@ impl<'m> Pcpu<'m> {
             halted_at: Cell::new(0),
             sending: Cell::new(None),
             taken_until: Cell::new(0),
+            residents: Cell::new(0),
         }
     }
 
@@ -251,9 +254,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.whereabouts[runner.task.slot as usize] = Whereabouts::OnPcpu(self.current);
         if let Some(slot) = Directory::slot(self, runner.task.slot)
             && slot.words.pcpu() != self.current
-            && slot.words.pcpu() != u32::MAX
         {
-            self.account.scheduling.migrations += 1;
+            if let Some(before) = self.pcpus.get(slot.words.pcpu() as usize) {
+                before.residents.set(before.residents.get() - 1);
+                self.account.scheduling.migrations += 1;
+            }
+            at.residents.set(at.residents.get() + 1);
         }
         self.note_event(runner, What::Loaded, 0, self.current);
         runner.task.load(self);

@@ -1,5 +1,6 @@
 //! A machine in virtual time: what it is made of, and whose turn it is.
 
+use super::ahead::may_be_alone;
 use super::calendar::{Arrival, Calendar, NEVER};
 use super::costs::Costs;
 use super::device::DeviceState;
@@ -133,6 +134,8 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) now: u64,
     /// Its act may begin before this.
     pub(super) limit: u64,
+    /// Guests may do acts ahead, see `ahead`.
+    pub(super) may_be_alone: bool,
     /// The wakeup list that is walked, and how far.
     pub(super) listing: Option<usize>,
     pub(super) unfinished: usize,
@@ -211,6 +214,7 @@ fn run_by(
     let mut runners: Vec<Option<Runner>> = (0..config.slots()).map(|_| None).collect();
     let mut simulation = Simulation::new(&memory, config, &pcpus, &states, options.costs, options.log)?;
     simulation.unused = runners.iter_mut();
+    simulation.may_be_alone = timetable.is_none() && may_be_alone(config, options.costs);
     simulation.timetable = timetable;
     simulation.set_clock();
     let mut place = 0;
@@ -267,7 +271,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         log: usize,
     ) -> Result<Self, MachineError> {
         let slots = config.slots() as usize;
-        let mut calendar = Calendar::new(pcpus.len() + config.devices.len() + 1);
+        let mut calendar = Calendar::new(pcpus.len() + config.devices.len() + 1, pcpus.len());
         for device in 0..config.devices.len() {
             calendar.set((pcpus.len() + device) as u32, 0);
         }
@@ -295,6 +299,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
             current: NOBODY,
             now: 0,
             limit: 0,
+            // The host of a recording takes pCPUs away, and chaos leaves nobody alone.
+            may_be_alone: false,
             listing: None,
             unfinished: finite(config),
             finished_at: 0,

@@ -175,6 +175,41 @@ fn one_seed_is_one_run_everywhere() {
     assert_eq!(figures, [35_023_811, 29_953, 27_066, 7942, 34_009]);
 }
 
+/// Everyone to everyone at random. `handler`: of a vector that nobody sends.
+fn crowd(handler: &Value) -> MachineConfig {
+    let body = json!([{"op": "send", "vector": 0x41, "to": "random", "mode": "fixed", "logical": false},
+        {"op": "compute", "cycles": 700}]);
+    let program = json!([{"op": "loop", "times": 200, "body": body}]);
+    let group = json!([{"vcpus": (0..48).collect::<Vec<_>>(), "program": program}]);
+    let handler = json!([{"vector": 0xF1, "program": handler}]);
+    machine(&json!({"vcpus": 48, "group": group, "handler": handler}), &json!({"pcpus": 40}), KVM)
+}
+
+/// A guest that could have many interrupts waiting does nothing ahead.
+#[test]
+fn what_is_done_ahead_changes_nothing_but_the_number_of_turns() {
+    let run = |handler: &Value| {
+        let mut asked = 0;
+        let (config, costs) = (crowd(handler), Costs { notification_flight: 2503, ..costs() });
+        let keep_going = &mut |_| {
+            asked += 1;
+            true
+        };
+        let run = run(&config, Options { costs: &costs, cycles: None, log: 1 << 17, keep_going }).unwrap();
+        let latencies: Vec<_> = Class::ALL.iter().map(|&class| run.latencies.of(class).clone()).collect();
+        let account = run.machine.account;
+        let events = run.log.events().to_vec();
+        ((run.cycles, run.spent, account.counts, account.notifications, latencies, events), asked)
+    };
+    let sends: Vec<_> = (0x60..0x70)
+        .map(|vector| json!({"op": "send", "vector": vector, "to": "next", "mode": "fixed", "logical": false}))
+        .collect();
+    let (ahead, plain) = (run(&json!([{"op": "eoi"}])), run(&json!(sends)));
+    assert!(ahead.1 < plain.1, "{} {}", ahead.1, plain.1);
+    assert!(ahead.0.5.len() > 10_000);
+    assert_eq!(ahead.0, plain.0);
+}
+
 #[test]
 fn events_are_logged_as_far_as_there_is_room() {
     let config = machine(&ping(100), &json!({}), KVM);
