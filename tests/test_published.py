@@ -101,6 +101,18 @@ def test_bench_published_prints_measured_predicted_and_error(shell: Shell) -> No
     assert len(rows) == 14
 
 
+def test_a_row_without_an_error_says_why(shell: Shell) -> None:
+    text = shell("bench", "published", "sn-in-host").stdout
+    rows = json.loads(shell("bench", "published", "sn-in-host", "--json").stdout)
+    without = [row for row in rows if row["error"] is None]
+    assert [row["name"].rpartition(" ")[2] for row in without] == ["before", "after"]
+    for row in without:
+        assert "order of magnitude" in row["note"]
+        assert f"{row['name']}: {row['note']}" in text
+        (line,) = [line for line in text.splitlines() if row["name"] in line and row["published"] in line]
+        assert " -  per second" in line
+
+
 def test_profile_commands(shell: Shell) -> None:
     assert "sapphire-rapids" in shell("profile", "list").stdout
     assert "vm_exit" in shell("profile", "show").stdout

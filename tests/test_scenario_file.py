@@ -1,6 +1,7 @@
 """Scenario files: what is read, and what every mistake says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import ipivrs
 from conftest import Shell
 from ipivrs.policies import ELSEWHERE, shipped
-from ipivrs.running import shipped_scenarios
+from ipivrs.running import shipped_path, shipped_scenarios
 from pages import ROOT, blocks
 
 FINITE = '[[vm]]\nworkload = { name = "ping", rounds = 10 }\n'
@@ -115,6 +116,16 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(ipivrs.ScenarioError, match="not UTF-8"):
         ipivrs.Scenario.load(binary)
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_a_title_that_counts_vcpus_counts_those_that_are_added(name: str) -> None:
+    scenario = ipivrs.Scenario.load(shipped_path(name))
+    counted = re.search(r"(\d+) vCPUs", scenario.title)
+    if counted:
+        assert int(counted[1]) == scenario.vm[0].vcpus
+        added = re.search(r"and (\d+) that are added", scenario.title)
+        assert int(added[1] if added else 0) == scenario.chaos.hot_add
 
 
 @pytest.mark.parametrize("name", shipped_scenarios())

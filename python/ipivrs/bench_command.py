@@ -65,7 +65,7 @@ def _comparison(rows: list[Comparison], profile: str) -> Group:
         for row in (row for row in rows if row["source"] == source):
             digits = 0 if row["unit"] in {"cycles", "per second"} else 2
             measured = row["published"] if row["measured"] is None else f"{row['measured']:,.{digits}f}"
-            error = "" if row["error"] is None else f"{row['error']:+,.{digits}f}"
+            error = "-" if row["error"] is None else f"{row['error']:+,.{digits}f}"
             how = "fitted" if row["fitted"] else "predicted"
             lines.add_row(row["name"], measured, f"{row['predicted']:,.{digits}f}", error, row["unit"], how)
             if row["note"]:
