@@ -208,10 +208,12 @@ def test_mutations_tell_what_a_proof_needs(shell: Shell) -> None:
     words = ("check", "acrn-4978", "--software", "1", "--mutate")
     result = shell(*words)
     assert (result.exit_code, result.stderr) == (0, "")
-    head, needed, redundant = re.split(r"\nThe proof needs\n|\nRedundant under ", result.stdout)
+    head, needed, redundant = re.split(r"\nThe proof needs\n|\nRedundant as far as these bounds go: ", result.stdout)
     assert re.match(r"acrn-4978 holds; \d+ changes: \d+ break it, \d+ do not\n", head)
     assert re.search(r"without  on_notify: if on: set_event; wake \(line \d+\) +lost interrupt", needed)
-    assert "memory model sc" in redundant
+    bounds = str(ENTRIES["acrn-4978"].bounds).replace("2 software senders", "1 software sender")
+    assert redundant.startswith(f"{bounds}\n")
+    assert "no sender" not in head, "it has no IPI virtualization, so none can be missing"
     values = json.loads(shell(*words, "--json").stdout)
     assert len(values["mutations"]) == values["needed"] + values["redundant"]
     for one in values["mutations"]:
@@ -223,6 +225,15 @@ def test_mutations_of_what_never_runs_are_left_alone(shell: Shell) -> None:
     report = shell("check", "kvm", *SMALL, "--preemptions", "0", "--exits", "0", "--mutate").stdout
     assert "never run them: put_preempted, software_post, publish, refresh_apicv, set_apic_id" in report
     assert "software_post: " not in report
+
+
+def test_bounds_in_which_hardware_posts_nothing_are_said_to_be_such(shell: Shell) -> None:
+    few = ("check", "kvm", "--preemptions", "0", "--exits", "0", "--migrations", "0", "--pcpus", "1", "--mutate")
+    for bounds, warned in ((("--senders", "0"), True), (SMALL, False), (("--senders", "0", "--devices", "1"), False)):
+        report = shell(*few, *bounds).stdout
+        assert ("hardware posts nothing here" in report) == warned
+        _, _, redundant = report.partition("Redundant as far as")
+        assert ("without  put_blocking: list_add" in redundant) == warned
 
 
 def test_what_is_refuted_has_no_needs(shell: Shell) -> None:

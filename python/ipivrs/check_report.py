@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ipivrs.bounds import Bounds
 from ipivrs.drawing import drawn
 from ipivrs.entries import HOLDS, Entry
 from ipivrs.laboratory import CheckResult
@@ -153,18 +154,28 @@ def mutated(result: CheckResult, mutants: list[Mutant]) -> RenderableType:
     redundant = [mutant for mutant in mutants if mutant.verdict == HOLDS]
     undecided = [mutant for mutant in mutants if mutant.verdict == "undecided"]
     summary = f"{len(mutants)} changes: {len(needed)} break it, {len(redundant)} do not"
-    model = result.bounds.memory_model
     return Group(
         Text(f"{result.policy} holds; {summary}", style="bold"),
         Text(f"  {result.bounds}", style="dim"),
+        *_nothing_posted_by_hardware(result.bounds),
         *_changes("The proof needs", [(mutant, mutant.why or _called(mutant.verdict)) for mutant in needed]),
         *_changes(
-            f"Redundant under these bounds and memory model {model}",
+            f"Redundant as far as these bounds go: {result.bounds}",
             [(mutant, _dearer(result, mutant.result)) for mutant in redundant],
         ),
         *_changes("Not decided: raise --max-states or --max-memory", [(mutant, "") for mutant in undecided]),
         *_not_run(result),
     )
+
+
+def _nothing_posted_by_hardware(bounds: Bounds) -> Iterator[Text]:
+    """Most of a protocol is there for posts that the hypervisor does not make itself."""
+    if bounds.ipiv and not bounds.senders and not bounds.devices:
+        yield Text(
+            "  no sender and no device: hardware posts nothing here, and lines that are vital to its posts are called "
+            "redundant; give --senders 1",
+            style="yellow",
+        )
 
 
 def _changes(title: str, mutants: list[tuple[Mutant, str]]) -> Iterator[RenderableType]:
