@@ -11,6 +11,7 @@ from conftest import Shell
 from ipivrs.policies import ELSEWHERE, shipped
 from ipivrs.running import shipped_path, shipped_scenarios
 from pages import ROOT, blocks
+from shipped import X2APIC_BOOT
 
 FINITE = '[[vm]]\nworkload = { name = "ping", rounds = 10 }\n'
 
@@ -203,16 +204,17 @@ def test_a_shipped_scenario_is_found_by_its_name(shell: Shell) -> None:
     assert "the shipped scenario of this name is" in result.stderr
 
 
-def test_whose_a_policy_is_that_ipis_go_past(tmp_path: Path, shell: Shell) -> None:
+def test_it_is_said_whose_a_policy_is_that_ipis_go_past(tmp_path: Path, shell: Shell) -> None:
     file = tmp_path / "a.toml"
     file.write_text(FINITE)
     run = ("run", file, "--engine", "virtual-time", "--seconds", "0.001", "--policy")
     for policy, whose in (("avic-1235", "AMD's AVIC"), ("acrn-1462", "ACRN")):
         result = shell(*run, policy, "--json")
         assert json.loads(result.stdout)["policy"] == policy
-        assert result.stderr.startswith(f"note: policy {policy} belongs to {whose}, and IPIs went past it")
+        assert result.stderr.startswith(f"note: policy {policy} belongs to {whose}: IPIs that Intel's")
         assert f"`ipivrs check {policy}`" in result.stderr
     assert shell(*run, "kvm-sn-in-host").stderr == ""
+    assert "policy avic belongs to" in shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--policy", "avic").stderr
     file.write_text(f'[host]\npolicy = "avic"\n{FINITE}')
     assert "policy avic belongs to" in shell(*run[:-1]).stderr
     file.write_text(f"[host]\nenable_ipiv = false\n{FINITE}")

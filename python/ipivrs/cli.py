@@ -268,6 +268,7 @@ def run(
         for_recordings |= (
             for_both if engine == "virtual-time" else _given(ipi_virtualization=False if no_ipiv else None)
         )
+        _remark_whose_policies(loaded, policy)
         with watching() as progress:
             told = _given(progress=progress)
             results = [
@@ -282,7 +283,6 @@ def run(
         show_json(dicts[0] if len(dicts) == 1 else dicts)
     else:
         _show_results(results)
-    _remark_whose_policies(results)
     if lost:
         raise BadInputError("; ".join(lost))
     if any(isinstance(result, ScenarioResult) and result.partial for result in results):
@@ -323,14 +323,18 @@ def _refuse_what_virtual_time_decides(options: dict[str, Any]) -> None:
         raise BadInputError(f"{message} and without it")
 
 
-def _remark_whose_policies(results: list[RunResult | ScenarioResult]) -> None:
-    """What IPIs that the processor posts do to a policy that knows nothing of them is no verdict on it."""
-    for policy in dict.fromkeys(result.policy for result in results if result.counters["virtualized"]):
-        if policy in ELSEWHERE:
+def _remark_whose_policies(loaded: list[Scenario | str], given: str | None) -> None:
+    """What a run does to a policy of something else says little about it.
+
+    It is said before the run: a vCPU may wait for ever for an IPI that was lost so.
+    """
+    policies = [given if isinstance(what, str) else what.host.enable_ipiv and what.host.policy for what in loaded]
+    for policy in dict.fromkeys(policies):
+        if policy and policy in ELSEWHERE:
             remark(
-                f"policy {policy} belongs to {ELSEWHERE[policy]}, and IPIs went past it here, posted by Intel's IPI "
-                "virtualization: an interrupt that is lost so is not its fault. With host.enable_ipiv = false all go "
-                f"through it; `ipivrs check {policy}` has it where it belongs"
+                f"policy {policy} belongs to {ELSEWHERE[policy]}: IPIs that Intel's IPI virtualization posts go past "
+                "it, and an interrupt that is lost so is not its fault. With host.enable_ipiv = false all go through "
+                f"it; `ipivrs check {policy}` has it where it belongs"
             )
 
 
