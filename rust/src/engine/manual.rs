@@ -78,12 +78,12 @@ impl Machine {
         &self.vcpus[vcpu]
     }
 
-    fn guest(&mut self, vcpu: usize) -> Result<NonRoot<'_, Cell<u64>>, Outcome> {
+    fn guest(&mut self, vcpu: usize) -> Result<NonRoot<'_, '_, Cell<u64>>, Outcome> {
         NonRoot::resume(&self.memory, self.vcpus[vcpu].vp_mut()).map_err(Outcome::Violation)
     }
 
     /// Does a write on a vCPU and carries the notification, if one is due.
-    fn write(&mut self, vcpu: usize, act: impl FnOnce(&mut NonRoot<'_, Cell<u64>>) -> Outcome) -> Outcome {
+    fn write(&mut self, vcpu: usize, act: impl FnOnce(&mut NonRoot<'_, '_, Cell<u64>>) -> Outcome) -> Outcome {
         let outcome = match self.guest(vcpu) {
             Ok(mut guest) => act(&mut guest),
             Err(violation) => violation,
@@ -99,7 +99,7 @@ impl Machine {
         &mut self,
         vcpu: usize,
         values: impl Iterator<Item = u64>,
-        act: impl Fn(&mut NonRoot<'_, Cell<u64>>, u64) -> Outcome,
+        act: impl Fn(&mut NonRoot<'_, '_, Cell<u64>>, u64) -> Outcome,
         mut each: impl FnMut(Outcome),
     ) {
         let Self { memory, vcpus, requests, .. } = self;

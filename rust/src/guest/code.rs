@@ -16,6 +16,17 @@ pub struct GuestCode {
     calls: bool,
 }
 
+/// The instructions of one guest, as whoever reads many of them holds them.
+#[derive(Clone, Copy, Debug)]
+pub struct Listing<'a>(&'a [Instruction]);
+
+impl<'a> Listing<'a> {
+    #[inline]
+    pub(super) fn at(self, place: u32) -> Option<&'a Instruction> {
+        self.0.get(place as usize)
+    }
+}
+
 /// Where a program begins, and how many loops it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -117,10 +128,17 @@ impl GuestCode {
         self.start_up
     }
 
+    /// All instructions.
+    #[inline]
+    #[must_use]
+    pub fn listing(&self) -> Listing<'_> {
+        Listing(&self.list)
+    }
+
     /// The instruction at a place; nothing is behind the last program's end.
     #[inline]
     pub(super) fn at(&self, place: u32) -> Option<&Instruction> {
-        self.list.get(place as usize)
+        self.listing().at(place)
     }
 }
 

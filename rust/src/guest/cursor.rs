@@ -1,140 +1,26 @@
 //! Where a vCPU is in its program, and what it does next.
 
-use super::code::{Entry, GuestCode};
+use super::action::{Action, Actor, Moment, Teller};
+use super::code::{Entry, GuestCode, Listing};
 use super::program::Instruction;
+use super::rounds::Rounds;
 use super::sends::Via;
 use super::shared::GuestMemory;
+use super::sight::Sight;
 use super::statement::Target;
 use crate::arch::apic_base::ApicBase;
 use crate::arch::apic_register::{SVR_ENABLED, XApicLdr};
 use crate::arch::msr::{IA32_APIC_BASE, X2APIC_EOI, X2APIC_FIRST, X2APIC_SVR, X2APIC_TPR};
 use crate::arch::{ApicMode, ApicRegister, DestinationMode, Icr, IcrLow, Shorthand, X2ApicLdr};
-use crate::hypervisor::ApicIdentity;
 use crate::memory::Word;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
-use smallvec::SmallVec;
-
-/// What the vCPU does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// WRMSR that sends no interrupt.
-    Wrmsr {
-        /// The register.
-        msr: u32,
-        /// The value.
-        value: u64,
-    },
-    /// A 32-bit write to the APIC page that sends no interrupt.
-    Write {
-        /// Page offset.
-        offset: u16,
-        /// The value.
-        value: u32,
-    },
-    /// The write that sends an interrupt; in xAPIC mode it is that of ICR_LO, ICR_HI is written already.
-    Send {
-        /// The whole value.
-        icr: Icr,
-        /// How it is written.
-        via: Via,
-    },
-    /// Computation of so many cycles.
-    Compute {
-        /// Cycles.
-        cycles: u32,
-    },
-    /// CLI or STI.
-    Interrupts {
-        /// RFLAGS.IF from now on.
-        enabled: bool,
-    },
-    /// HLT; RFLAGS.IF is set with it (STI; HLT).
-    Hlt,
-    /// It spins on something that another vCPU must do.
-    Spin {
-        /// Physical address of the word that it looks at.
-        on: u64,
-    },
-    /// Something of the program's own, without a word for the processor.
-    Internal,
-    /// The same, and words changed that others spin on.
-    Told,
-    /// IRET: the handler is done; RFLAGS.IF is what it was.
-    Return {
-        /// RFLAGS.IF.
-        interrupts: bool,
-        /// Cycles of the computation that was interrupted.
-        computing: u32,
-    },
-    /// The program is at its end: the guest idles.
-    Idle,
-    /// It runs on until a cycle, and is asked again then.
-    Until {
-        /// The cycle.
-        time: u64,
-    },
-    /// HLT as above, which a timer of the guest's ends at a cycle if no interrupt does before.
-    Sleep {
-        /// The cycle.
-        until: u64,
-    },
-}
-
-/// Who does a vCPU's acts. Where they are inlined into [`Cursor::step`], no [`Action`] goes through memory.
-pub trait Actor {
-    /// What comes of an act.
-    type Step;
-
-    /// Does it.
-    fn act(&mut self, action: Action) -> Self::Step;
-}
-
-/// Does nothing but tell the act.
-struct Told;
-
-impl Actor for Told {
-    type Step = Action;
-
-    #[inline]
-    fn act(&mut self, action: Action) -> Action {
-        action
-    }
-}
-
-/// What a vCPU sees of the others.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a, 'm, W, I> {
-    /// Its number.
-    pub vcpu: u32,
-    /// How many vCPUs its guest has.
-    pub vcpus: u32,
-    /// The mode of its local APIC.
-    pub mode: ApicMode,
-    /// IA32_APIC_BASE.
-    pub base: ApicBase,
-    /// The guest's shared memory.
-    pub memory: &'a GuestMemory<'m, W>,
-    /// How each vCPU is addressed.
-    pub identity: &'a I,
-    /// Endless loops end.
-    pub stopping: bool,
-}
-
-/// What changes for a vCPU from act to act.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// RFLAGS.IF.
-    pub interrupts: bool,
-    /// Cycles since the start. Threads have no clock: they say `u64::MAX`, where every wait for a cycle is over.
-    pub now: u64,
-}
 
 /// Where a vCPU is in a program or a handler.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     next: u32,
-    /// Where its loops begin in [`Cursor::rounds`].
+    /// Where its loops begin in [`Rounds`].
     loops: u32,
     /// RFLAGS.IF when the handler ends.
     interrupts: bool,
@@ -145,16 +31,22 @@ struct Frame {
 impl Frame {
     /// Neither in a program nor in a handler.
     const IDLE: Self = Self { next: GuestCode::IDLE, loops: 0, interrupts: true, computing: 0 };
+
+    #[inline]
+    const fn is_idle(&self) -> bool {
+        self.next == GuestCode::IDLE
+    }
 }
 
 /// Where a vCPU is.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     frame: Frame,
-    /// Frames that handlers have interrupted, the program's first. What idles is not among them.
-    below: SmallVec<[Frame; 1]>,
-    /// How often each loop of each frame has gone round.
-    rounds: SmallVec<[u64; 2]>,
+    /// What its handler interrupted; idle if nothing, for what idles is not kept.
+    interrupted: Frame,
+    /// What that had interrupted in turn, the program's frame first.
+    below: Vec<Frame>,
+    rounds: Rounds,
     random: Xoshiro256PlusPlus,
     /// Signals counted when this vCPU last waited for each.
     waited: Vec<u64>,
@@ -174,8 +66,9 @@ impl Cursor {
     pub fn new(code: &GuestCode, vcpu: u32, seed: u64) -> Self {
         let mut cursor = Self {
             frame: Frame::IDLE,
-            below: SmallVec::new(),
-            rounds: SmallVec::new(),
+            interrupted: Frame::IDLE,
+            below: Vec::new(),
+            rounds: Rounds::default(),
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             waited: Vec::new(),
             calls: 0,
@@ -194,16 +87,16 @@ impl Cursor {
             if self.half_sent.take().is_some() {
                 self.again();
             }
-            if let Some(&lowest) = self.below.first() {
-                self.frame = lowest;
+            if !self.interrupted.is_idle() {
+                self.frame = self.below.first().copied().unwrap_or(self.interrupted);
             }
-            self.below.clear();
+            self.forget_interrupted();
             self.enter(start_up, true, 0);
             return;
         }
         self.begun = true;
-        self.below.clear();
-        self.rounds.clear();
+        self.forget_interrupted();
+        self.rounds.truncate(0);
         self.frame = Frame::IDLE;
         self.next_target = None;
         self.half_sent = None;
@@ -234,7 +127,7 @@ impl Cursor {
         match code.at(self.frame.next) {
             _ if self.half_sent.is_some() => false,
             // The end of a handler; that of the program is the run's business.
-            Some(Instruction::End) => !self.below.is_empty(),
+            Some(Instruction::End) => !self.interrupted.is_idle(),
             Some(Instruction::Eoi | Instruction::LoopBegin { .. } | Instruction::Goto(_)) => true,
             Some(Instruction::LoopEnd { times, .. }) => times.is_some(),
             _ => false,
@@ -250,80 +143,75 @@ impl Cursor {
 
     #[inline]
     fn enter(&mut self, Entry { start, loops }: Entry, interrupts: bool, computing: u32) {
-        let begin = self.rounds.len();
-        if loops > 0 {
-            self.rounds.resize(begin + usize::from(loops), 0);
+        let begin = self.rounds.add(loops);
+        if !self.frame.is_idle() {
+            if !self.interrupted.is_idle() {
+                self.below.push(self.interrupted);
+            }
+            self.interrupted = self.frame;
         }
-        if self.frame.next != GuestCode::IDLE {
-            self.below.push(self.frame);
-        }
-        self.frame = Frame { next: start, loops: begin as u32, interrupts, computing };
+        self.frame = Frame { next: start, loops: begin, interrupts, computing };
+    }
+
+    fn forget_interrupted(&mut self) {
+        self.interrupted = Frame::IDLE;
+        self.below.clear();
     }
 
     /// What the vCPU does next.
-    pub fn next<W: Word, I: Fn(u32) -> ApicIdentity>(
-        &mut self,
-        code: &GuestCode,
-        view: &View<'_, '_, W, I>,
-        moment: Moment,
-    ) -> Action {
-        self.step(code, view, moment, &mut Told)
+    pub fn next<S: Sight + Copy>(&mut self, code: &GuestCode, sight: S, moment: Moment) -> Action {
+        self.step(code.listing(), Teller { sight, moment })
     }
 
     /// The vCPU's next act, done by `actor`.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "the acts of the actor are to be inlined where they are read")]
-    pub fn step<W: Word, I: Fn(u32) -> ApicIdentity, A: Actor>(
-        &mut self,
-        code: &GuestCode,
-        view: &View<'_, '_, W, I>,
-        moment: Moment,
-        actor: &mut A,
-    ) -> A::Step {
+    pub fn step<A: Actor>(&mut self, code: Listing<'_>, actor: A) -> A::Step {
         if let Some(icr) = self.half_sent {
             self.half_sent = None;
-            return actor.act(Action::Send { icr, via: Via::Mmio });
+            return actor.act_seldom(Action::Send { icr, via: Via::Mmio });
         }
         let Some(instruction) = code.at(self.frame.next) else { return self.end(actor) };
         self.frame.next += 1;
         match instruction {
             Instruction::End => self.end(actor),
             Instruction::Compute { cycles } => actor.act(Action::Compute { cycles: *cycles }),
-            Instruction::Eoi if view.mode == ApicMode::X2Apic => actor.act(Action::Wrmsr { msr: X2APIC_EOI, value: 0 }),
+            Instruction::Eoi if actor.sight().mode() == ApicMode::X2Apic => {
+                actor.act(Action::Wrmsr { msr: X2APIC_EOI, value: 0 })
+            }
             Instruction::LoopEnd { number, start, times: Some(times) } => {
-                let done = self.rounds.get_mut(self.frame.loops as usize + usize::from(*number)).is_none_or(|rounds| {
-                    *rounds += 1;
-                    *rounds >= *times
-                });
-                if !done {
+                let rounds = self.rounds.of(self.frame.loops, *number);
+                *rounds += 1;
+                if *rounds < *times {
                     self.frame.next = *start;
                 }
                 actor.act(Action::Internal)
             }
             Instruction::LoopEnd { start, times: None, .. } => {
-                if !view.stopping {
+                if !actor.sight().stopping() {
                     self.frame.next = *start;
                 }
                 actor.act(Action::Internal)
             }
             Instruction::Signal { signal } => {
-                view.memory.signal(*signal);
+                actor.sight().memory().signal(*signal);
                 actor.act(Action::Told)
             }
             Instruction::Wait { signal, count } => {
-                if self.signalled(*signal, *count, view.memory) {
+                if self.signalled(*signal, *count, actor.sight().memory()) {
                     return actor.act(Action::Internal);
                 }
                 self.again();
-                actor.act(Action::Spin { on: view.memory.signal_address(*signal) })
+                let on = actor.sight().memory().signal_address(*signal);
+                actor.act(Action::Spin { on })
             }
-            Instruction::Send { low, to: Target::Vcpu(target) } if view.mode == ApicMode::X2Apic => {
-                let destination = destination(Target::Vcpu(*target), *target, *low, view);
+            Instruction::Send { low, to: Target::Vcpu(target) } if actor.sight().mode() == ApicMode::X2Apic => {
+                let destination = destination(Target::Vcpu(*target), *target, *low, &actor.sight());
                 actor.act(Action::Send { icr: Icr { low: *low, destination }, via: Via::X2ApicIcr })
             }
             other => {
-                let action = self.rarer(other, view, moment);
-                actor.act(action)
+                let action = self.rarer(other, &actor.sight(), actor.moment());
+                actor.act_seldom(action)
             }
         }
     }
@@ -331,26 +219,20 @@ impl Cursor {
     /// The end of a program or a handler.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as step")]
-    fn end<A: Actor>(&mut self, actor: &mut A) -> A::Step {
+    fn end<A: Actor>(&mut self, actor: A) -> A::Step {
         let Frame { interrupts, computing, loops, .. } = self.frame;
-        self.rounds.truncate(loops as usize);
-        if let Some(frame) = self.below.pop() {
-            self.frame = frame;
-            actor.act(Action::Return { interrupts, computing })
-        } else {
-            self.frame = Frame::IDLE;
-            actor.act(Action::Idle)
+        self.rounds.truncate(loops);
+        self.frame = self.interrupted;
+        if self.frame.is_idle() {
+            return actor.act_seldom(Action::Idle);
         }
+        self.interrupted = self.below.pop().unwrap_or(Frame::IDLE);
+        actor.act(Action::Return { interrupts, computing })
     }
 
     /// Instructions of which programs do not have many.
     #[inline(never)]
-    fn rarer<W: Word, I: Fn(u32) -> ApicIdentity>(
-        &mut self,
-        instruction: &Instruction,
-        view: &View<'_, '_, W, I>,
-        moment: Moment,
-    ) -> Action {
+    fn rarer<S: Sight>(&mut self, instruction: &Instruction, sight: &S, moment: Moment) -> Action {
         match instruction {
             Instruction::Hlt => Action::Hlt,
             Instruction::Interrupts { enabled } => Action::Interrupts { enabled: *enabled },
@@ -359,9 +241,7 @@ impl Cursor {
                 Action::Internal
             }
             Instruction::LoopBegin { number } => {
-                if let Some(rounds) = self.rounds.get_mut(self.frame.loops as usize + usize::from(*number)) {
-                    *rounds = 0;
-                }
+                *self.rounds.of(self.frame.loops, *number) = 0;
                 Action::Internal
             }
             Instruction::Choose { branches } => {
@@ -373,33 +253,33 @@ impl Cursor {
                 Action::Internal
             }
             Instruction::Answer => {
-                view.memory.answer(view.vcpu);
+                sight.memory().answer(sight.vcpu());
                 Action::Told
             }
             Instruction::Unlock { lock } => {
-                view.memory.unlock(*lock);
+                sight.memory().unlock(*lock);
                 Action::Told
             }
             Instruction::Lock { lock } => {
-                let taken = view.memory.lock(*lock);
-                self.spin_unless(taken, view.memory.signal_address(*lock))
+                let taken = sight.memory().lock(*lock);
+                self.spin_unless(taken, sight.memory().signal_address(*lock))
             }
             Instruction::AwaitCalls => {
-                let answered = view.memory.answered(view.vcpu) >= self.calls;
-                self.spin_unless(answered, view.memory.answered_address(view.vcpu))
+                let answered = sight.memory().answered(sight.vcpu()) >= self.calls;
+                self.spin_unless(answered, sight.memory().answered_address(sight.vcpu()))
             }
             Instruction::Poll => {
-                let over = view.memory.poll(view.vcpu, view.stopping);
-                self.spin_unless(over, view.memory.polling_address(view.vcpu))
+                let over = sight.memory().poll(sight.vcpu(), sight.stopping());
+                self.spin_unless(over, sight.memory().polling_address(sight.vcpu()))
             }
-            Instruction::Receive => self.receive(view, moment.interrupts),
+            Instruction::Receive => self.receive(sight, moment.interrupts),
             Instruction::Until { time } if moment.now < *time => {
                 let time = *time;
                 self.again();
                 Action::Until { time }
             }
             Instruction::Sleep { until } if moment.now < *until => Action::Sleep { until: *until },
-            other => self.write(other, view),
+            other => self.write(other, sight),
         }
     }
 
@@ -421,22 +301,26 @@ impl Cursor {
     #[inline]
     fn signalled<W: Word>(&mut self, signal: u16, count: u32, memory: &GuestMemory<'_, W>) -> bool {
         let at = usize::from(signal);
-        if self.waited.len() <= at {
-            self.waited.resize(at + 1, 0);
+        if at >= self.waited.len() {
+            self.waits_first_for(at);
         }
-        let seen = memory.signals(signal);
-        let Some(waited) = self.waited.get_mut(at) else { return true };
-        let done = seen >= waited.wrapping_add(u64::from(count));
+        let until = self.waited[at].wrapping_add(u64::from(count));
+        let done = memory.signals(signal) >= until;
         if done {
-            *waited += u64::from(count);
+            self.waited[at] = until;
         }
         done
     }
 
-    fn receive<W: Word, I>(&mut self, view: &View<'_, '_, W, I>, interrupts: bool) -> Action {
-        if view.memory.messages(view.vcpu) > self.received {
+    #[cold]
+    fn waits_first_for(&mut self, signal: usize) {
+        self.waited.resize(signal + 1, 0);
+    }
+
+    fn receive<S: Sight>(&mut self, sight: &S, interrupts: bool) -> Action {
+        if sight.memory().messages(sight.vcpu()) > self.received {
             self.received += 1;
-            view.memory.set_idle(view.vcpu, false);
+            sight.memory().set_idle(sight.vcpu(), false);
             return if interrupts { Action::Internal } else { Action::Interrupts { enabled: true } };
         }
         self.again();
@@ -444,17 +328,13 @@ impl Cursor {
             // CLI; look once more; STI and HLT: an interrupt that comes in between ends the HLT.
             return Action::Interrupts { enabled: false };
         }
-        view.memory.set_idle(view.vcpu, true);
-        if view.memory.messages(view.vcpu) > self.received { Action::Internal } else { Action::Hlt }
+        sight.memory().set_idle(sight.vcpu(), true);
+        if sight.memory().messages(sight.vcpu()) > self.received { Action::Internal } else { Action::Hlt }
     }
 
     /// Instructions that write to the local APIC.
-    fn write<W: Word, I: Fn(u32) -> ApicIdentity>(
-        &mut self,
-        instruction: &Instruction,
-        view: &View<'_, '_, W, I>,
-    ) -> Action {
-        let x2apic = view.mode == ApicMode::X2Apic;
+    fn write<S: Sight>(&mut self, instruction: &Instruction, sight: &S) -> Action {
+        let x2apic = sight.mode() == ApicMode::X2Apic;
         match instruction {
             Instruction::Eoi => Action::Write { offset: ApicRegister::EOI.offset(), value: 0 },
             Instruction::Tpr { value } if x2apic => Action::Wrmsr { msr: X2APIC_TPR, value: u64::from(*value) },
@@ -465,37 +345,37 @@ impl Cursor {
                 Action::Wrmsr { msr: X2APIC_FIRST + u32::from(*offset >> 4), value: u64::from(*value) }
             }
             Instruction::Register { offset, value } => Action::Write { offset: *offset, value: *value },
-            Instruction::Apic { mode } => self.switch(*mode, view),
-            Instruction::SelfIpi { vector } => self.send_self(*vector, view),
+            Instruction::Apic { mode } => self.switch(*mode, sight),
+            Instruction::SelfIpi { vector } => self.send_self(*vector, sight),
             Instruction::Command { icr, via: Via::Mmio } => self.send(*icr, ApicMode::XApic),
             Instruction::Command { icr, via } => Action::Send { icr: *icr, via: *via },
             Instruction::LogicalId if x2apic => Action::Internal,
             Instruction::LogicalId => {
-                Action::Write { offset: ApicRegister::LDR.offset(), value: XApicLdr::flat(view.vcpu).into_bits() }
+                Action::Write { offset: ApicRegister::LDR.offset(), value: XApicLdr::flat(sight.vcpu()).into_bits() }
             }
-            Instruction::Shorthand { low } => self.send(Icr { low: *low, destination: 0 }, view.mode),
-            Instruction::Send { low, to } => match self.target(*to, view) {
+            Instruction::Shorthand { low } => self.send(Icr { low: *low, destination: 0 }, sight.mode()),
+            Instruction::Send { low, to } => match self.target(*to, sight) {
                 Some(target) => {
-                    let destination = destination(*to, target, *low, view);
-                    self.send(Icr { low: *low, destination }, view.mode)
+                    let destination = destination(*to, target, *low, sight);
+                    self.send(Icr { low: *low, destination }, sight.mode())
                 }
                 None => Action::Internal,
             },
-            Instruction::Call { to, vector } => match self.target(*to, view) {
+            Instruction::Call { to, vector } => match self.target(*to, sight) {
                 Some(target) => {
                     self.calls += 1;
-                    let wanted = view.memory.call(view.vcpu, target);
-                    if wanted && view.memory.tell_polling(target) {
+                    let wanted = sight.memory().call(sight.vcpu(), target);
+                    if wanted && sight.memory().tell_polling(target) {
                         return Action::Told;
                     }
-                    self.send_if(wanted, *vector, target, view)
+                    self.send_if(wanted, *vector, target, sight)
                 }
                 None => Action::Internal,
             },
-            Instruction::Message { to, vector } => match self.target(*to, view) {
+            Instruction::Message { to, vector } => match self.target(*to, sight) {
                 Some(target) => {
-                    let wanted = view.memory.leave_message(target);
-                    self.send_if(wanted, *vector, target, view)
+                    let wanted = sight.memory().leave_message(target);
+                    self.send_if(wanted, *vector, target, sight)
                 }
                 None => Action::Internal,
             },
@@ -504,8 +384,8 @@ impl Cursor {
     }
 
     /// The next step on the way to a mode; the last one enables the local APIC by software, as a kernel does.
-    fn switch<W, I>(&mut self, mode: ApicMode, view: &View<'_, '_, W, I>) -> Action {
-        if view.mode == mode {
+    fn switch<S: Sight>(&mut self, mode: ApicMode, sight: &S) -> Action {
+        if sight.mode() == mode {
             return match mode {
                 ApicMode::Disabled => Action::Internal,
                 ApicMode::XApic => Action::Write { offset: ApicRegister::SVR.offset(), value: SVR_ENABLED },
@@ -513,7 +393,7 @@ impl Cursor {
             };
         }
         self.again();
-        let next = if view.mode.can_become(mode) {
+        let next = if sight.mode().can_become(mode) {
             mode
         } else {
             match mode {
@@ -521,19 +401,19 @@ impl Cursor {
                 ApicMode::X2Apic | ApicMode::Disabled => ApicMode::XApic,
             }
         };
-        let value = ApicBase::in_mode(next, view.base.bootstrap()).with_page(view.base.page());
+        let value = ApicBase::in_mode(next, sight.base().bootstrap()).with_page(sight.base().page());
         Action::Wrmsr { msr: IA32_APIC_BASE, value: value.into_bits() }
     }
 
     /// Whom a target is; none if there is nobody, or no further one. Targets that are several come one by one.
-    fn target<W, I>(&mut self, to: Target, view: &View<'_, '_, W, I>) -> Option<u32> {
-        let me = view.vcpu;
+    fn target<S: Sight>(&mut self, to: Target, sight: &S) -> Option<u32> {
+        let me = sight.vcpu();
         match to {
             Target::Vcpu(vcpu) => Some(vcpu),
             Target::Raw(_) => Some(0),
-            Target::Next => (view.vcpus > 1).then(|| (me + 1) % view.vcpus),
+            Target::Next => (sight.vcpus() > 1).then(|| (me + 1) % sight.vcpus()),
             Target::Random => {
-                let others = u64::from(view.vcpus.checked_sub(1).filter(|&others| others > 0)?);
+                let others = u64::from(sight.vcpus().checked_sub(1).filter(|&others| others > 0)?);
                 let drawn = below(&mut self.random, others) as u32;
                 Some(if drawn >= me { drawn + 1 } else { drawn })
             }
@@ -542,7 +422,7 @@ impl Cursor {
                 if target == me {
                     target += 1;
                 }
-                if target >= view.vcpus {
+                if target >= sight.vcpus() {
                     self.next_target = None;
                     return None;
                 }
@@ -553,26 +433,20 @@ impl Cursor {
         }
     }
 
-    fn send_if<W, I: Fn(u32) -> ApicIdentity>(
-        &mut self,
-        wanted: bool,
-        vector: u8,
-        target: u32,
-        view: &View<'_, '_, W, I>,
-    ) -> Action {
+    fn send_if<S: Sight>(&mut self, wanted: bool, vector: u8, target: u32, sight: &S) -> Action {
         if !wanted {
             return Action::Internal;
         }
         let low = IcrLow::new().with_vector(vector);
-        self.send(Icr { low, destination: destination(Target::Vcpu(target), target, low, view) }, view.mode)
+        self.send(Icr { low, destination: destination(Target::Vcpu(target), target, low, sight) }, sight.mode())
     }
 
-    fn send_self<W, I>(&mut self, vector: u8, view: &View<'_, '_, W, I>) -> Action {
+    fn send_self<S: Sight>(&mut self, vector: u8, sight: &S) -> Action {
         let low = IcrLow::new().with_vector(vector).with_shorthand(Shorthand::Self_);
-        if view.mode == ApicMode::X2Apic {
+        if sight.mode() == ApicMode::X2Apic {
             return Action::Send { icr: Icr { low, destination: 0 }, via: Via::SelfIpiMsr };
         }
-        self.send(Icr { low, destination: 0 }, view.mode)
+        self.send(Icr { low, destination: 0 }, sight.mode())
     }
 
     fn send(&mut self, icr: Icr, mode: ApicMode) -> Action {
@@ -588,13 +462,14 @@ impl Cursor {
 }
 
 /// What the sender writes to reach `target`.
-#[inline]
-fn destination<W, I: Fn(u32) -> ApicIdentity>(to: Target, target: u32, low: IcrLow, view: &View<'_, '_, W, I>) -> u32 {
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as step")]
+fn destination<S: Sight>(to: Target, target: u32, low: IcrLow, sight: &S) -> u32 {
     if let Target::Raw(destination) = to {
         return destination;
     }
-    let identity = (view.identity)(target);
-    match (low.destination_mode(), view.mode) {
+    let identity = sight.identity(target);
+    match (low.destination_mode(), sight.mode()) {
         (DestinationMode::Physical, ApicMode::X2Apic) => identity.x2apic_id(),
         (DestinationMode::Physical, _) => u32::from(identity.xapic_id()),
         (DestinationMode::Logical, ApicMode::X2Apic) => X2ApicLdr::of_id(identity.x2apic_id()).into_bits(),

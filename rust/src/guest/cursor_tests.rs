@@ -1,7 +1,8 @@
 //! What a vCPU's next act may have to do with others.
 
+use super::action::Action;
 use super::code::GuestCode;
-use super::cursor::{Action, Cursor};
+use super::cursor::Cursor;
 use super::program::Program;
 use super::statement::{Delivery, Statement, Target};
 use super::testing::next;

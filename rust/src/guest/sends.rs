@@ -57,7 +57,7 @@ pub type Sends = Vec<Send>;
 impl Send {
     /// Writes the interrupt command.
     #[inline]
-    pub fn execute<W: Word>(&self, guest: &mut NonRoot<'_, W>) -> Outcome {
+    pub fn execute<W: Word>(&self, guest: &mut NonRoot<'_, '_, W>) -> Outcome {
         match self.via {
             Via::X2ApicIcr => guest.wrmsr(X2APIC_ICR, self.icr.to_x2apic()),
             Via::SelfIpiMsr => guest.wrmsr(X2APIC_SELF_IPI, u64::from(self.icr.low.vector())),
@@ -78,7 +78,7 @@ impl Send {
 
 /// The guest's EOI, as a handler ends with it in the given mode of the local APIC.
 #[inline]
-pub fn end_of_interrupt<W: Word>(guest: &mut NonRoot<'_, W>, mode: ApicMode) -> Outcome {
+pub fn end_of_interrupt<W: Word>(guest: &mut NonRoot<'_, '_, W>, mode: ApicMode) -> Outcome {
     match mode {
         ApicMode::X2Apic => guest.wrmsr(X2APIC_EOI, 0),
         ApicMode::XApic | ApicMode::Disabled => {

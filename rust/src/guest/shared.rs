@@ -4,7 +4,7 @@
 //! empty (`__smp_call_single_queue`) and the target does not poll (`send_call_function_single_ipi`); a message to an idle
 //! vCPU sends a reschedule IPI (`ttwu_queue`).
 
-use crate::memory::{LINE_WORDS, OutOfMemory, Owner, PhysicalMemory, Word};
+use crate::memory::{LINE_WORDS, Line, OutOfMemory, Owner, PhysicalMemory, Word};
 
 /// Most vCPUs of a guest whose programs call each other.
 pub const MOST_CALLERS: u32 = 4096;
@@ -28,6 +28,8 @@ pub struct GuestMemory<'m, W> {
     vcpus: u32,
     lines: u64,
     signals: u64,
+    /// The lines of signals and locks.
+    signal_lines: &'m [Line<W>],
     calls: Option<u64>,
 }
 
@@ -65,11 +67,15 @@ impl<'m, W: Word> GuestMemory<'m, W> {
     ) -> Result<Self, OutOfMemory> {
         let allocate = |lines: u64| memory.allocate(Owner::GuestMemory { vm }, lines * LINE_BYTES, LINE_BYTES);
         let queues = u64::from(vcpus) * queue_bytes(vcpus) / LINE_BYTES;
+        let signal_count = u64::from(signals.max(1));
+        let lines = allocate(u64::from(vcpus))?;
+        let signals = allocate(signal_count)?;
         Ok(Self {
             memory,
             vcpus,
-            lines: allocate(u64::from(vcpus))?,
-            signals: allocate(u64::from(signals.max(1)))?,
+            lines,
+            signals,
+            signal_lines: memory.lines(signals, signal_count as usize),
             calls: if calls { Some(allocate(queues)?) } else { None },
         })
     }
@@ -95,7 +101,7 @@ impl<'m, W: Word> GuestMemory<'m, W> {
     }
 
     fn signal_word(&self, signal: u16) -> Option<&'m W> {
-        self.memory.word(self.signal_address(signal))
+        Some(&self.signal_lines.get(usize::from(signal))?[0])
     }
 
     /// How often a signal has been counted.

@@ -14,5 +14,5 @@ pub(super) fn next(cursor: &mut Cursor, code: &GuestCode, now: u64, mode: ApicMo
     let identity = |_: u32| ApicIdentity::new();
     let base = ApicBase::in_mode(mode, true);
     let view = View { vcpu: 0, vcpus: 2, mode, base, memory: &shared, identity: &identity, stopping: false };
-    cursor.next(code, &view, Moment { interrupts: true, now })
+    cursor.next(code, view, Moment { interrupts: true, now })
 }

@@ -73,7 +73,7 @@ impl PairMachine {
 /// One vCPU in non-root operation, and the local APIC of the pCPU that it runs on.
 #[derive(Debug)]
 pub(super) struct Side<'m> {
-    guest: NonRoot<'m, AtomicU64>,
+    guest: NonRoot<'m, 'm, AtomicU64>,
     apic: LocalApic<'m, AtomicU64>,
     apic_id: u64,
     mode: ApicMode,

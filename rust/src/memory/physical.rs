@@ -147,6 +147,14 @@ impl<W: Word> PhysicalMemory<W> {
         self.piece(address)
     }
 
+    /// The 64-byte lines from `address` on, none if it is unaligned; as many of `count` as are in the memory.
+    #[must_use]
+    pub fn lines(&self, address: u64, count: usize) -> &[Line<W>] {
+        let first = if address.is_multiple_of(LINE_BYTES) { self.index(address) } else { None };
+        let behind = first.and_then(|first| self.words.get(first..)).unwrap_or_default();
+        behind[..behind.len().min(count * LINE_WORDS)].as_chunks().0
+    }
+
     /// The page at `address`, or none if it is unaligned or outside of the memory.
     #[inline]
     #[must_use]

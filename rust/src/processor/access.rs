@@ -62,7 +62,7 @@ impl Access {
     }
 }
 
-impl<W: Word> NonRoot<'_, W> {
+impl<W: Word> NonRoot<'_, '_, W> {
     /// A read, or an instruction fetch, from the APIC-access page. (30.4.2)
     pub fn mmio_read(&mut self, access: Access) -> Read {
         if !self.vp.controls.apic_accesses {
@@ -153,7 +153,7 @@ impl<W: Word> NonRoot<'_, W> {
             return Outcome::Virtualized(Clause::WriteIcrHigh);
         }
         if register.offset() != offset {
-            return Outcome::Exit(self.apic_write_exit(offset, Clause::WriteOtherOffset));
+            return Outcome::Exit(self.vp.apic_write_exit(offset, Clause::WriteOtherOffset));
         }
         match register {
             ApicRegister::TPR => {
@@ -165,9 +165,9 @@ impl<W: Word> NonRoot<'_, W> {
                 self.apic.set(register, 0);
                 self.eoi_virtualization()
             }
-            ApicRegister::EOI => Outcome::Exit(self.apic_write_exit(offset, Clause::WriteEoiWithoutDelivery)),
+            ApicRegister::EOI => Outcome::Exit(self.vp.apic_write_exit(offset, Clause::WriteEoiWithoutDelivery)),
             ApicRegister::ICR_LOW => self.icr_low_written(),
-            _ => Outcome::Exit(self.apic_write_exit(offset, Clause::WriteOtherOffset)),
+            _ => Outcome::Exit(self.vp.apic_write_exit(offset, Clause::WriteOtherOffset)),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! SDM vol. 3C, "Evaluation of Pending Virtual Interrupts" 30.2.1, "Virtual-Interrupt Delivery" 30.2.2.
 
-use super::{Activity, NonRoot};
+use super::{Activity, NonRoot, VirtualApic, VirtualProcessor};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason, vector};
 use crate::memory::Word;
 
@@ -18,7 +18,7 @@ pub enum Boundary {
     Exit(Exit),
 }
 
-impl<W: Word> NonRoot<'_, W> {
+impl<W: Word> NonRoot<'_, '_, W> {
     /// Evaluates pending virtual interrupts. (30.2.1) Only VM entry, TPR, EOI and self-IPI virtualization and
     /// posted-interrupt processing do it: a change of RVI alone recognizes nothing.
     #[inline]
@@ -35,36 +35,15 @@ impl<W: Word> NonRoot<'_, W> {
     pub fn boundary(&mut self) -> Boundary {
         // Bits that are nearly always 0, in one branch.
         if self.vp.threshold_due | self.vp.controls.interrupt_window_exiting
-            && let Some(exit) = self.boundary_exit()
+            && let Some(exit) = self.vp.boundary_exit(self.apic)
         {
             return Boundary::Exit(exit);
         }
-        if self.vp.recognized && self.takes_interrupts() {
+        if self.vp.recognized && self.vp.takes_interrupts() {
             Boundary::Delivered(self.deliver())
         } else {
             Boundary::Nothing
         }
-    }
-
-    /// RFLAGS.IF = 1, no shadow, and an activity state that interrupts end. (30.2.2, 26.2)
-    #[inline]
-    fn takes_interrupts(&self) -> bool {
-        let awake = matches!(self.vp.activity, Activity::Active | Activity::Hlt);
-        self.vp.interrupt_flag && !self.vp.interrupt_shadow && awake
-    }
-
-    /// What exits at an instruction boundary: the TPR threshold, right after VM entry; the interrupt window.
-    #[cold]
-    #[inline(never)]
-    fn boundary_exit(&mut self) -> Option<Exit> {
-        if std::mem::take(&mut self.vp.threshold_due) && self.tpr_below_threshold() {
-            return Some(self.tpr_exit());
-        }
-        if !(self.vp.controls.interrupt_window_exiting && self.takes_interrupts()) {
-            return None;
-        }
-        let clause = Clause::InterruptWindow;
-        Some(self.exit(Exit { reason: ExitReason::InterruptWindow, qualification: 0, clause }))
     }
 
     /// Virtual-interrupt delivery, which ends HLT: the wake-up. (30.2.2)
@@ -89,6 +68,29 @@ impl<W: Word> NonRoot<'_, W> {
         }
         self.vp.activity = Activity::Hlt;
         None
+    }
+}
+
+impl VirtualProcessor {
+    /// RFLAGS.IF = 1, no shadow, and an activity state that interrupts end. (30.2.2, 26.2)
+    #[inline]
+    const fn takes_interrupts(&self) -> bool {
+        let awake = matches!(self.activity, Activity::Active | Activity::Hlt);
+        self.interrupt_flag && !self.interrupt_shadow && awake
+    }
+
+    /// What exits at an instruction boundary: the TPR threshold, right after VM entry; the interrupt window.
+    #[cold]
+    #[inline(never)]
+    fn boundary_exit<W: Word>(&mut self, apic: VirtualApic<'_, W>) -> Option<Exit> {
+        if std::mem::take(&mut self.threshold_due) && self.tpr_below_threshold(apic) {
+            return Some(self.tpr_exit());
+        }
+        if !(self.controls.interrupt_window_exiting && self.takes_interrupts()) {
+            return None;
+        }
+        let clause = Clause::InterruptWindow;
+        Some(self.exit(Exit { reason: ExitReason::InterruptWindow, qualification: 0, clause }))
     }
 }
 

@@ -130,13 +130,13 @@ pub fn check(vmcs: &Vmcs, processor: &Capabilities, vtpr: u8) -> Result<(), Entr
     Ok(())
 }
 
-impl<'a, W: Word> NonRoot<'a, W> {
+impl<'p, 'a, W: Word> NonRoot<'p, 'a, W> {
     /// VM entry: checks the controls; then, with virtual-interrupt delivery = 1, PPR virtualization and evaluation.
     /// (27.3.2.5) Whether the TPR threshold is due is noted for the first boundary. (27.7.7)
     ///
     /// # Errors
     /// The check that failed; the virtual processor has not changed.
-    pub fn enter(memory: &'a PhysicalMemory<W>, vp: &'a mut VirtualProcessor) -> Result<Self, EntryFailure> {
+    pub fn enter(memory: &'a PhysicalMemory<W>, vp: &'p mut VirtualProcessor) -> Result<Self, EntryFailure> {
         let page = memory.page(vp.vmcs.virtual_apic);
         let vtpr = page.map_or(0, |page| VirtualApic::new(page).get(ApicRegister::TPR) as u8);
         check(&vp.vmcs, &vp.capabilities, vtpr)?;

@@ -5,11 +5,25 @@
 use super::icr_rules::IcrRule;
 use super::outcome::{Outcome, Posted, Violation};
 use super::pid_table::{self, Miss};
-use super::{NonRoot, descriptor};
+use super::{NonRoot, VirtualProcessor, descriptor};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason, Icr, IcrLow, Shorthand, vector};
 use crate::memory::Word;
 
-impl<W: Word> NonRoot<'_, W> {
+impl VirtualProcessor {
+    /// APIC-write exit for a write of the ICR: trap-like, qualification 300H. (30.1.6, 30.5, 30.4.3.3)
+    #[cold]
+    #[inline(never)]
+    const fn icr_exit(&mut self, clause: Clause) -> Exit {
+        self.apic_write_exit(ApicRegister::ICR_LOW.offset(), clause)
+    }
+
+    /// APIC-write VM exit. (30.4.3.3)
+    pub(super) const fn apic_write_exit(&mut self, offset: u16, clause: Clause) -> Exit {
+        self.exit(Exit { reason: ExitReason::ApicWrite, qualification: offset as u64, clause })
+    }
+}
+
+impl<W: Word> NonRoot<'_, '_, W> {
     /// IPI virtualization of vector V for virtual APIC ID T. (30.1.6)
     ///
     /// Steps 4 and 5 are two atomic acts: another agent may act between them.
@@ -18,12 +32,12 @@ impl<W: Word> NonRoot<'_, W> {
     pub(super) fn ipi_virtualization(&mut self, vector: u8, apic_id: u32) -> Outcome {
         // Step 1.
         if vector < vector::FIRST_LEGAL {
-            return Outcome::Exit(self.icr_exit(Clause::IpiVector));
+            return Outcome::Exit(self.vp.icr_exit(Clause::IpiVector));
         }
         // Steps 2 and 3.
-        let (address, pid) = match pid_table::descriptor(self.memory, self.vp, &mut self.recent, apic_id) {
+        let (address, pid) = match pid_table::descriptor(self.memory, self.vp, &mut self.remembered, apic_id) {
             Ok(found) => found,
-            Err(Miss::Exit(clause)) => return Outcome::Exit(self.icr_exit(clause)),
+            Err(Miss::Exit(clause)) => return Outcome::Exit(self.vp.icr_exit(clause)),
             Err(Miss::Violation(violation)) => return Outcome::Violation(violation),
             Err(Miss::NoDescriptor(address)) => {
                 return Outcome::Violation(Violation::WildPost { vector, apic_id, address });
@@ -57,7 +71,7 @@ impl<W: Word> NonRoot<'_, W> {
             return self.self_ipi_virtualization(icr.low.vector());
         }
         let clause = why_not_xapic(icr.low, controls.interrupt_delivery, controls.ipi);
-        Outcome::Exit(self.icr_exit(clause))
+        Outcome::Exit(self.vp.icr_exit(clause))
     }
 
     /// The value of the ICR is in the virtual-APIC page already: IPI rule, else an exit. (30.5)
@@ -69,19 +83,7 @@ impl<W: Word> NonRoot<'_, W> {
             return self.ipi_virtualization(icr.low.vector(), icr.destination);
         }
         let failure = IcrRule::X2ApicIpi.first_failure(icr.low, true);
-        Outcome::Exit(self.icr_exit(failure.unwrap_or(Clause::X2ApicIcrReserved)))
-    }
-
-    /// APIC-write exit for a write of the ICR: trap-like, qualification 300H. (30.1.6, 30.5, 30.4.3.3)
-    #[cold]
-    #[inline(never)]
-    fn icr_exit(&mut self, clause: Clause) -> Exit {
-        self.apic_write_exit(ApicRegister::ICR_LOW.offset(), clause)
-    }
-
-    /// APIC-write VM exit. (30.4.3.3)
-    pub(super) fn apic_write_exit(&mut self, offset: u16, clause: Clause) -> Exit {
-        self.exit(Exit { reason: ExitReason::ApicWrite, qualification: u64::from(offset), clause })
+        Outcome::Exit(self.vp.icr_exit(failure.unwrap_or(Clause::X2ApicIcrReserved)))
     }
 }
 

@@ -2,15 +2,22 @@
 //!
 //! SDM vol. 3C, "Virtualizing MSR-Based APIC Accesses" 30.5; the MSR bitmap: 25.6.9 and 26.1.3.
 
-use super::NonRoot;
 use super::icr_rules::x2apic_reserved;
 use super::outcome::{Outcome, Read};
+use super::{NonRoot, VirtualProcessor};
 use crate::arch::clause::IcrCondition;
 use crate::arch::msr::{self, X2APIC_EOI, X2APIC_ICR, X2APIC_SELF_IPI, X2APIC_TPR};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason, Icr, vector};
 use crate::memory::Word;
 
-impl<W: Word> NonRoot<'_, W> {
+impl VirtualProcessor {
+    #[cold]
+    const fn msr_exit(&mut self, reason: ExitReason) -> Exit {
+        self.exit(Exit { reason, qualification: 0, clause: Clause::MsrIntercepted })
+    }
+}
+
+impl<W: Word> NonRoot<'_, '_, W> {
     /// WRMSR of `value` (EDX:EAX) to `msr` (ECX). (30.5)
     ///
     /// MSRs outside 800H-8FFH that the bitmap lets through are [`Outcome::NotVirtualized`].
@@ -19,7 +26,7 @@ impl<W: Word> NonRoot<'_, W> {
     #[allow(clippy::inline_always, reason = "a third of a coalesced post")]
     pub fn wrmsr(&mut self, msr: u32, value: u64) -> Outcome {
         if self.intercepted(msr, true) {
-            return Outcome::Exit(self.msr_exit(ExitReason::MsrWrite));
+            return Outcome::Exit(self.vp.msr_exit(ExitReason::MsrWrite));
         }
         if !self.vp.controls.x2apic_mode {
             return Outcome::NotVirtualized(Clause::MsrNotVirtualized);
@@ -37,7 +44,7 @@ impl<W: Word> NonRoot<'_, W> {
     #[inline]
     pub fn rdmsr(&mut self, msr: u32) -> Read {
         if self.intercepted(msr, false) {
-            return Read::Exit(self.msr_exit(ExitReason::MsrRead));
+            return Read::Exit(self.vp.msr_exit(ExitReason::MsrRead));
         }
         let controls = self.vp.controls;
         let virtualized =
@@ -55,11 +62,6 @@ impl<W: Word> NonRoot<'_, W> {
             (Some(bitmap), Some(at)) => bitmap[at.word % bitmap.len()].load() & at.mask != 0,
             _ => true,
         }
-    }
-
-    #[cold]
-    fn msr_exit(&mut self, reason: ExitReason) -> Exit {
-        self.exit(Exit { reason, qualification: 0, clause: Clause::MsrIntercepted })
     }
 
     /// WRMSR 830H, the ICR. (30.5)
@@ -85,7 +87,7 @@ impl<W: Word> NonRoot<'_, W> {
         let Ok(vector) = u8::try_from(value) else { return Outcome::Fault(Clause::SelfIpiReserved) };
         self.apic.set_64(ApicRegister::SELF_IPI, value);
         if vector::class(vector) == 0 {
-            return Outcome::Exit(self.apic_write_exit(ApicRegister::SELF_IPI.offset(), Clause::SelfIpiVector));
+            return Outcome::Exit(self.vp.apic_write_exit(ApicRegister::SELF_IPI.offset(), Clause::SelfIpiVector));
         }
         self.self_ipi_virtualization(vector)
     }

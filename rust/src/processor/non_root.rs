@@ -1,7 +1,7 @@
 //! A logical processor in VMX non-root operation.
 
 use super::outcome::Violation;
-use super::pid_table::Recent;
+use super::pid_table::{Recent, Remembered};
 use super::vmcs::{Capabilities, Vmcs};
 use super::{VirtualApic, descriptor};
 use crate::arch::{ApicRegister, Exit, PidControl};
@@ -109,18 +109,29 @@ impl VirtualProcessor {
     pub const fn recognized(&self) -> bool {
         self.recognized
     }
+
+    /// Records a VM exit in the VMCS's exit-information fields.
+    ///
+    /// What is seldom done on the hot path takes the virtual processor and not the [`NonRoot`], which then has no address
+    /// and stays in registers.
+    #[inline]
+    pub(super) const fn exit(&mut self, exit: Exit) -> Exit {
+        self.vmcs.exit_reason = exit.reason.number() as u32;
+        self.vmcs.exit_qualification = exit.qualification;
+        exit
+    }
 }
 
 /// A logical processor that runs a [`VirtualProcessor`] in VMX non-root operation.
 #[derive(Debug)]
-pub struct NonRoot<'a, W> {
+pub struct NonRoot<'p, 'a, W> {
     pub(super) memory: &'a PhysicalMemory<W>,
     pub(super) apic: VirtualApic<'a, W>,
     pub(super) bitmap: Option<&'a Page<W>>,
     /// The VMCS's own descriptor, if its address is one.
     pub(super) own: Option<&'a Line<W>>,
-    pub(super) recent: Option<Recent<'a, W>>,
-    pub(super) vp: &'a mut VirtualProcessor,
+    pub(super) remembered: Remembered<'a, W>,
+    pub(super) vp: &'p mut VirtualProcessor,
 }
 
 /// The memory that a virtual processor uses from a VM entry on: its virtual-APIC page, the MSR bitmap if it looks at one,
@@ -172,20 +183,35 @@ impl<'a, W: Word> Pages<'a, W> {
     }
 }
 
-impl<'a, W: Word> NonRoot<'a, W> {
+impl<'p, 'a, W: Word> NonRoot<'p, 'a, W> {
     /// Goes on in non-root operation where the last [`NonRoot`] of this virtual processor left: no VM entry is done.
     ///
     /// # Errors
     /// A page that the VMCS names is outside of memory.
-    pub fn resume(memory: &'a PhysicalMemory<W>, vp: &'a mut VirtualProcessor) -> Result<Self, Violation> {
+    pub fn resume(memory: &'a PhysicalMemory<W>, vp: &'p mut VirtualProcessor) -> Result<Self, Violation> {
         Pages::of(memory, vp).map(|pages| Self::resume_with(memory, pages, vp))
     }
 
     /// The same where nothing in the VMCS has changed since `pages` were found.
     #[inline]
-    pub fn resume_with(memory: &'a PhysicalMemory<W>, pages: Pages<'a, W>, vp: &'a mut VirtualProcessor) -> Self {
+    pub fn resume_with(memory: &'a PhysicalMemory<W>, pages: Pages<'a, W>, vp: &'p mut VirtualProcessor) -> Self {
         let Pages { apic, bitmap, own } = pages;
-        Self { memory, apic, bitmap, own, recent: None, vp }
+        Self { memory, apic, bitmap, own, remembered: Remembered::EMPTY, vp }
+    }
+
+    /// The entry of the PID-pointer table that was used last, if it was looked for since this was made.
+    #[inline]
+    #[must_use]
+    pub const fn learnt(&self) -> Option<Recent<'a, W>> {
+        if self.remembered.learnt { self.remembered.recent } else { None }
+    }
+
+    /// Reminds it of an entry that another [`learnt`](Self::learnt) since the last VM entry.
+    #[inline]
+    #[must_use]
+    pub const fn reminded_of(mut self, recent: Option<Recent<'a, W>>) -> Self {
+        self.remembered.recent = recent;
+        self
     }
 
     /// The virtual processor's state.
@@ -220,9 +246,7 @@ impl<'a, W: Word> NonRoot<'a, W> {
     /// Records a VM exit in the VMCS's exit-information fields.
     #[inline]
     pub(super) fn exit(&mut self, exit: Exit) -> Exit {
-        self.vp.vmcs.exit_reason = u32::from(exit.reason.number());
-        self.vp.vmcs.exit_qualification = exit.qualification;
-        exit
+        self.vp.exit(exit)
     }
 }
 

@@ -31,13 +31,33 @@ pub const fn entry_address(table: u64, apic_id: u32) -> u64 {
 /// Only where the two are is remembered. Each time the entry is read, and must be what it was; and no memory may have been
 /// freed since. The VMCS does not change in non-root operation.
 #[derive(Debug)]
-pub(super) struct Recent<'a, W> {
+pub struct Recent<'a, W> {
     apic_id: u32,
     word: &'a W,
     entry: PidPointerEntry,
     pid: &'a Line<W>,
     /// [`PhysicalMemory::freed`] before entry and descriptor were found.
     freed: u64,
+}
+
+impl<W> Clone for Recent<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Recent<'_, W> {}
+
+/// What is remembered of the table, since VM entry at the earliest.
+#[derive(Debug)]
+pub(super) struct Remembered<'a, W> {
+    pub(super) recent: Option<Recent<'a, W>>,
+    /// It was looked for, and not only reminded of.
+    pub(super) learnt: bool,
+}
+
+impl<W> Remembered<'_, W> {
+    pub(super) const EMPTY: Self = Self { recent: None, learnt: false };
 }
 
 /// The descriptor of virtual APIC ID `apic_id`, and its address. (30.1.6 steps 2 and 3)
@@ -51,22 +71,21 @@ pub(super) struct Recent<'a, W> {
 pub(super) fn descriptor<'a, W: Word>(
     memory: &'a PhysicalMemory<W>,
     vp: &VirtualProcessor,
-    recent: &mut Option<Recent<'a, W>>,
+    remembered: &mut Remembered<'a, W>,
     apic_id: u32,
 ) -> Result<(u64, &'a Line<W>), Miss> {
     let freed = memory.freed();
-    if let Some(recent) = recent
+    if let Some(recent) = remembered.recent
         && recent.apic_id == apic_id
         && recent.freed == freed
-        // Acquire load, as in `entry`. With the same bits it is as usable as it was.
+        // Acquire load, as in `find`. With the same bits it is as usable as it was.
         && recent.word.load() == recent.entry.into_bits()
     {
         return Ok((recent.entry.address(), recent.pid));
     }
     let found = find(memory, vp, apic_id, freed)?;
-    let (address, pid) = (found.entry.address(), found.pid);
-    *recent = Some(found);
-    Ok((address, pid))
+    *remembered = Remembered { recent: Some(found), learnt: true };
+    Ok((found.entry.address(), found.pid))
 }
 
 /// The same from the start. Out of the way: inlined, it costs the other way registers.
@@ -132,7 +151,8 @@ mod tests {
 
     /// Where an ID leads: no descriptors are there.
     fn look_up(memory: &Memory, table: u64, last_index: u16, apic_id: u32) -> Result<u64, Miss> {
-        match descriptor(memory, &with_table(table, last_index), &mut None, apic_id) {
+        let mut remembered = Remembered::EMPTY;
+        match descriptor(memory, &with_table(table, last_index), &mut remembered, apic_id) {
             Err(Miss::NoDescriptor(address)) => Ok(address),
             other => other.map(|(address, _)| address),
         }
@@ -189,9 +209,9 @@ mod tests {
         for (entry, pid) in entries.iter().zip([first, second]) {
             entry.store(PidPointerEntry::to_descriptor(pid).into_bits());
         }
-        let (vp, mut recent) = (with_table(base, 1), None);
+        let (vp, mut remembered) = (with_table(base, 1), Remembered::EMPTY);
         let mut find = |apic_id| {
-            descriptor(&memory, &vp, &mut recent, apic_id).map(|(address, pid)| (address, std::ptr::from_ref(pid)))
+            descriptor(&memory, &vp, &mut remembered, apic_id).map(|(address, pid)| (address, std::ptr::from_ref(pid)))
         };
         let at = |address| Ok((address, std::ptr::from_ref(memory.line(address).unwrap())));
         for id in [0, 0, 1, 0] {

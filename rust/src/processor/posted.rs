@@ -4,7 +4,7 @@
 
 use super::outcome::Violation;
 use super::virtual_apic::VirtualApic;
-use super::{Activity, LocalApic, NonRoot, descriptor};
+use super::{Activity, LocalApic, NonRoot, VirtualProcessor, descriptor};
 use crate::arch::posted_interrupt::PIR_WORDS;
 use crate::arch::vector::{banks_of_word, highest_in_word, word_of_banks};
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason};
@@ -93,7 +93,7 @@ const fn count_many(bits: u64) -> u16 {
     bits.count_ones() as u16
 }
 
-impl<W: Word> NonRoot<'_, W> {
+impl<W: Word> NonRoot<'_, '_, W> {
     /// Takes the highest deliverable interrupt of the local APIC, if there is one. (30.6)
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as wrmsr")]
@@ -106,7 +106,7 @@ impl<W: Word> NonRoot<'_, W> {
         // Step 2. VM entry takes no VMCS that processes posted interrupts and neither exits for external interrupts nor
         // acknowledges them.
         if !self.vp.controls.posted_interrupts || u16::from(vector) != self.vp.vmcs.notification_vector {
-            return self.other_interrupt(local, vector);
+            return self.vp.other_interrupt(local, vector);
         }
         // Steps 1 and 4: nothing can come between them that would see the vector in service.
         local.take_and_end(vector);
@@ -128,12 +128,14 @@ impl<W: Word> NonRoot<'_, W> {
         self.evaluate();
         ExternalInterrupt::Processed(harvest)
     }
+}
 
+impl VirtualProcessor {
     /// An interrupt that is no notification. ("Other Causes of VM Exits" 26.2)
     #[cold]
     #[inline(never)]
-    fn other_interrupt(&mut self, local: &mut LocalApic<'_, W>, vector: u8) -> ExternalInterrupt {
-        let controls = self.vp.controls;
+    fn other_interrupt<W: Word>(&mut self, local: &mut LocalApic<'_, W>, vector: u8) -> ExternalInterrupt {
+        let controls = self.controls;
         if !controls.external_interrupt_exiting {
             return self.interrupt_to_guest(local);
         }
@@ -154,8 +156,8 @@ impl<W: Word> NonRoot<'_, W> {
     }
 
     #[cold]
-    fn interrupt_to_guest(&mut self, local: &mut LocalApic<'_, W>) -> ExternalInterrupt {
-        if !self.vp.interrupt_flag || self.vp.interrupt_shadow {
+    fn interrupt_to_guest<W: Word>(&self, local: &mut LocalApic<'_, W>) -> ExternalInterrupt {
+        if !self.interrupt_flag || self.interrupt_shadow {
             return ExternalInterrupt::None;
         }
         local.acknowledge().map_or(ExternalInterrupt::None, ExternalInterrupt::Guest)

@@ -2,31 +2,22 @@
 //!
 //! SDM vol. 3C, "TPR Virtualization" 30.1.2, "PPR Virtualization" 30.1.3, "EOI Virtualization" 30.1.4.
 
-use super::NonRoot;
 use super::outcome::Outcome;
+use super::{NonRoot, VirtualApic, VirtualProcessor};
 use crate::arch::vmcs_field::tpr_threshold;
 use crate::arch::{ApicRegister, Clause, Exit, ExitReason, VectorBit, vector};
 use crate::memory::Word;
 
-impl<W: Word> NonRoot<'_, W> {
+impl<W: Word> NonRoot<'_, '_, W> {
     /// TPR virtualization. (30.1.2)
     pub(super) fn tpr_virtualization(&mut self) -> Outcome {
         if self.vp.controls.interrupt_delivery {
             self.ppr_virtualization();
             self.evaluate();
-        } else if self.tpr_below_threshold() {
-            return Outcome::Exit(self.tpr_exit());
+        } else if self.vp.tpr_below_threshold(self.apic) {
+            return Outcome::Exit(self.vp.tpr_exit());
         }
         Outcome::Virtualized(Clause::TprVirtualized)
-    }
-
-    /// VTPR\[7:4\] < TPR threshold\[3:0\].
-    pub(super) fn tpr_below_threshold(&self) -> bool {
-        u32::from(vector::class(self.apic.get(ApicRegister::TPR) as u8)) < tpr_threshold(self.vp.vmcs.tpr_threshold)
-    }
-
-    pub(super) fn tpr_exit(&mut self) -> Exit {
-        self.exit(Exit { reason: ExitReason::TprBelowThreshold, qualification: 0, clause: Clause::TprBelowThreshold })
     }
 
     /// PPR virtualization. (30.1.3) Only VM entry, TPR virtualization and EOI virtualization do it.
@@ -56,6 +47,17 @@ impl<W: Word> NonRoot<'_, W> {
         }
         self.evaluate();
         Outcome::Virtualized(Clause::EoiVirtualized)
+    }
+}
+
+impl VirtualProcessor {
+    /// VTPR\[7:4\] < TPR threshold\[3:0\].
+    pub(super) fn tpr_below_threshold<W: Word>(&self, apic: VirtualApic<'_, W>) -> bool {
+        u32::from(vector::class(apic.get(ApicRegister::TPR) as u8)) < tpr_threshold(self.vmcs.tpr_threshold)
+    }
+
+    pub(super) const fn tpr_exit(&mut self) -> Exit {
+        self.exit(Exit { reason: ExitReason::TprBelowThreshold, qualification: 0, clause: Clause::TprBelowThreshold })
     }
 }
 

@@ -29,7 +29,7 @@ pub enum SendUipi {
     Violation(Violation),
 }
 
-impl<W: Word> NonRoot<'_, W> {
+impl<W: Word> NonRoot<'_, '_, W> {
     /// SENDUIPI to the UPID at physical address `upid` (16 bytes) with user vector `user_vector` (0 to 63).
     pub fn senduipi(&mut self, upid: u64, user_vector: u8) -> SendUipi {
         let words = (self.memory.word(upid), self.memory.word(upid.wrapping_add(8)));

@@ -77,7 +77,7 @@ impl Machine {
         &mut self.vps[vcpu as usize]
     }
 
-    pub(super) fn guest(&mut self, vcpu: u32) -> NonRoot<'_, W> {
+    pub(super) fn guest(&mut self, vcpu: u32) -> NonRoot<'_, '_, W> {
         NonRoot::resume(&self.memory, &mut self.vps[vcpu as usize]).unwrap()
     }
 

@@ -116,7 +116,7 @@ impl Account {
     #[inline]
     pub fn sent(&mut self, outcome: &Outcome, from: u32, to: u32) {
         match *outcome {
-            Outcome::Posted(posted) => return self.virtualized(from, to, &posted),
+            Outcome::Posted(posted) => return self.virtualized(from, to, posted),
             Outcome::SelfIpi { vector, coalesced } => self.posted(to, vector, coalesced),
             _ => {}
         }
@@ -124,8 +124,9 @@ impl Account {
     }
 
     /// An IPI that IPI virtualization posted.
-    #[inline]
-    pub fn virtualized(&mut self, from: u32, to: u32, posted: &Posted) {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "what was posted stays in registers")]
+    pub fn virtualized(&mut self, from: u32, to: u32, posted: Posted) {
         self.met(from, Fate::Virtualized);
         self.posted(to, posted.vector, posted.coalesced);
         self.noticed(posted.notice);

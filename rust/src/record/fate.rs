@@ -48,11 +48,14 @@ impl Fate {
         }
     }
 
+    /// What [`of`](Self::of) says of an interrupt that IPI virtualization posted.
+    pub const POSTED: (Self, Option<Clause>) = (Self::Virtualized, Some(Clause::IpiPosted));
+
     /// The fate that an outcome is, and the clause that decided, if one did.
     #[must_use]
     pub const fn of(outcome: &Outcome) -> (Self, Option<Clause>) {
         match outcome {
-            Outcome::Posted(_) => (Self::Virtualized, Some(Clause::IpiPosted)),
+            Outcome::Posted(_) => Self::POSTED,
             Outcome::SelfIpi { .. } => (Self::SelfIpi, Some(Clause::SelfIpi)),
             Outcome::Exit(exit) => (Self::Exited, Some(exit.clause)),
             Outcome::Fault(clause) => (Self::Faulted, Some(*clause)),

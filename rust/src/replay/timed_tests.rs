@@ -145,6 +145,8 @@ fn every_recording_runs_and_is_the_same_twice() {
         let recording = read(&path, &options()).unwrap();
         let (once, again) = (run(&recording), run(&recording));
         assert_eq!(once.with.summary.columns.fate, again.with.summary.columns.fate);
+        let sent = once.with.run.fates.iter().flatten();
+        assert!(sent.clone().all(|(fate, clause)| clause.is_some() || *fate == Fate::Violation), "{}", path.display());
         assert_eq!((once.with.run.cycles, once.with.run.spent), (again.with.run.cycles, again.with.run.spent));
         assert_eq!(
             (once.without.run.cycles, once.without.run.spent),

@@ -42,7 +42,7 @@ enum Step {
     Leave(Left),
 }
 
-type Guest<'a> = NonRoot<'a, AtomicU64>;
+type Guest<'p, 'm> = NonRoot<'p, 'm, AtomicU64>;
 
 impl Pcpu<'_, '_> {
     /// Runs the guest from VM entry to VM exit.
@@ -110,7 +110,7 @@ impl Pcpu<'_, '_> {
             };
             // There is no clock here.
             let moment = Moment { interrupts: guest.state().interrupt_flag, now: u64::MAX };
-            let action = cursor.next(&vm.guest.code, &view, moment);
+            let action = cursor.next(&vm.guest.code, view, moment);
             if mode == ApicMode::Disabled && reaches_page(action) {
                 // There is no APIC at that address now: what is written there is lost.
                 continue;
@@ -152,7 +152,7 @@ impl Pcpu<'_, '_> {
 
     /// Takes what the local APIC has.
     #[inline]
-    fn external_interrupt(&mut self, guest: &mut Guest<'_>, slot: u32) -> Option<Left> {
+    fn external_interrupt(&mut self, guest: &mut Guest<'_, '_>, slot: u32) -> Option<Left> {
         match guest.external_interrupt(&mut self.local) {
             ExternalInterrupt::None => {}
             ExternalInterrupt::Processed(harvest) => {
@@ -178,7 +178,7 @@ impl Pcpu<'_, '_> {
 
     /// Does what the program wants.
     #[inline]
-    fn act(&mut self, guest: &mut Guest<'_>, action: Action, slot: u32) -> Step {
+    fn act(&mut self, guest: &mut Guest<'_, '_>, action: Action, slot: u32) -> Step {
         match action {
             Action::Wrmsr { msr, value } => {
                 let outcome = guest.wrmsr(msr, value);
@@ -207,7 +207,7 @@ impl Pcpu<'_, '_> {
 
     /// The write that sends an interrupt.
     #[inline]
-    fn send_ipi(&mut self, guest: &mut Guest<'_>, icr: Icr, via: Via, slot: u32, trail: &mut Trail) -> Step {
+    fn send_ipi(&mut self, guest: &mut Guest<'_, '_>, icr: Icr, via: Via, slot: u32, trail: &mut Trail) -> Step {
         let (outcome, instruction) = match via {
             Via::X2ApicIcr => {
                 let value = icr.to_x2apic();
@@ -295,7 +295,7 @@ const fn reaches_page(action: Action) -> bool {
 }
 
 /// STI; HLT.
-fn halt(guest: &mut Guest<'_>) -> Step {
+fn halt(guest: &mut Guest<'_, '_>) -> Step {
     guest.state_mut().interrupt_flag = true;
     match guest.hlt() {
         Some(exit) => Step::Leave(exit.into()),

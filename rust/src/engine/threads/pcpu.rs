@@ -178,7 +178,7 @@ impl<'a, 'm> Pcpu<'a, 'm> {
 }
 
 /// The guest's interrupt handler: an EOI and nothing else.
-fn handle(guest: &mut NonRoot<'_, AtomicU64>, mode: ApicMode, ledger: &mut Ledger) {
+fn handle(guest: &mut NonRoot<'_, '_, AtomicU64>, mode: ApicMode, ledger: &mut Ledger) {
     if let Outcome::Exit(exit) = end_of_interrupt(guest, mode) {
         ledger.exit(exit);
     }

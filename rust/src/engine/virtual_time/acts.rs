@@ -2,64 +2,182 @@
 
 use super::latency::Class;
 use super::pcpu::{Next, Pcpu, Phase};
-use super::simulation::{Simulation, VmState, next_round};
+use super::simulation::{Memory, Simulation, VmState, next_round};
+use crate::arch::apic_base::ApicBase;
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
 use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr, NotificationDestination};
 use crate::engine::machine::verdict::{Directory, reached};
 use crate::engine::machine::{Progress, What};
-use crate::guest::{Action, Actor, Via};
-use crate::hypervisor::Instruction;
-use crate::processor::{Access, NonRoot, Notice, Outcome, Posted};
+use crate::guest::{Action, Actor, GuestMemory, Moment, Sight, Via};
+use crate::hypervisor::{ApicIdentity, Instruction, Task, VcpuWords};
+use crate::processor::{Access, NonRoot, Notice, Outcome, Pages, Posted};
 use crate::record::Fate;
 use std::cell::Cell;
 
 /// What an act came to.
 pub(super) enum Step {
-    /// Time passed, and nothing that an interrupt could come of.
+    /// Time passed, and nothing that an interrupt of its own could come of.
     Quiet,
     /// The guest goes on.
     Next,
-    /// The guest is left.
-    Leave(Next),
+    /// Nothing until this time, or until somebody else sees to it.
+    Wait(u64),
+    /// VM exit.
+    Left,
+}
+
+/// What the vCPU that runs sees.
+pub(super) struct Outlook<'a, 'm> {
+    vm: &'a VmState<'m>,
+    physical: &'m Memory,
+    vcpu: u32,
+    mode: ApicMode,
+    base: ApicBase,
+    stopping: bool,
+}
+
+impl Sight for Outlook<'_, '_> {
+    type Word = Cell<u64>;
+
+    #[inline]
+    fn vcpu(&self) -> u32 {
+        self.vcpu
+    }
+
+    #[inline]
+    fn vcpus(&self) -> u32 {
+        self.vm.vcpus.get()
+    }
+
+    #[inline]
+    fn mode(&self) -> ApicMode {
+        self.mode
+    }
+
+    #[inline]
+    fn base(&self) -> ApicBase {
+        self.base
+    }
+
+    #[inline]
+    fn memory(&self) -> &GuestMemory<'_, Cell<u64>> {
+        &self.vm.memory
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
+    fn identity(&self, vcpu: u32) -> ApicIdentity {
+        // In x2APIC mode others are addressed by an ID that they cannot change: nobody need look there.
+        if self.mode == ApicMode::X2Apic && self.vm.plain_ids && vcpu < self.vcpus() {
+            return ApicIdentity::new().with_x2apic_id(vcpu);
+        }
+        self.vm.vm.vcpu_words(self.physical, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity)
+    }
+
+    #[inline]
+    fn stopping(&self) -> bool {
+        self.stopping
+    }
+}
+
+/// A write of which came what seldom comes. Made where it is known, so that the outcome of others has no address and stays
+/// in registers.
+struct Unusual {
+    outcome: Outcome,
+    instruction: Instruction,
+    slot: u32,
 }
 
 /// The vCPU that runs, where it runs, and what its acts change.
 pub(super) struct Seat<'a, 'm> {
     pub(super) at: &'a Pcpu<'m>,
     pub(super) vm: &'a VmState<'m>,
-    pub(super) slot: u32,
-    pub(super) mode: ApicMode,
-    pub(super) guest: NonRoot<'a, Cell<u64>>,
+    pub(super) pages: Pages<'m, Cell<u64>>,
+    pub(super) task: &'a mut Task,
     pub(super) progress: &'a mut Progress,
 }
 
-/// Does the acts of the vCPU in the seat.
-pub(super) struct Acting<'s, 'a, 'm, 'o> {
-    pub(super) simulation: &'s mut Simulation<'m, 'o>,
-    pub(super) seat: &'s mut Seat<'a, 'm>,
+impl<'m> Seat<'_, 'm> {
+    #[inline]
+    pub(super) fn processor<'s>(&'s mut self, memory: &'m Memory) -> NonRoot<'s, 'm, Cell<u64>> {
+        NonRoot::resume_with(memory, self.pages, self.task.vcpu.vp_mut())
+    }
 }
 
-impl Actor for Acting<'_, '_, '_, '_> {
+/// Does the acts of the vCPU in the seat.
+pub(super) struct Acting<'s, 'm, 'o> {
+    pub(super) simulation: &'s mut Simulation<'m, 'o>,
+    pub(super) seat: Seat<'s, 'm>,
+}
+
+impl<'s, 'm> Actor for Acting<'s, 'm, '_> {
+    type Sight = Outlook<'s, 'm>;
     type Step = Step;
+
+    #[inline]
+    fn sight(&self) -> Outlook<'s, 'm> {
+        let vcpu = &self.seat.task.vcpu;
+        Outlook {
+            vm: self.seat.vm,
+            physical: self.simulation.memory,
+            vcpu: vcpu.vcpu(),
+            mode: vcpu.mode(),
+            base: vcpu.base(),
+            stopping: self.simulation.stopping,
+        }
+    }
+
+    #[inline]
+    fn moment(&self) -> Moment {
+        Moment { interrupts: self.seat.task.vcpu.vp().interrupt_flag, now: self.simulation.now }
+    }
 
     // Where an act is read, of all this its own arm is left.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "an action that goes through memory costs more than most acts")]
-    fn act(&mut self, action: Action) -> Step {
-        let Self { simulation, seat } = self;
-        if seat.mode == ApicMode::Disabled && reaches_page(action) {
+    fn act(self, action: Action) -> Step {
+        self.simulation.act(self.seat, action)
+    }
+
+    #[inline]
+    fn act_seldom(self, action: Action) -> Step {
+        let Seat { at, vm, task, progress, .. } = self.seat;
+        self.simulation.act_seldom(at, vm, task, progress, action)
+    }
+}
+
+impl<'m> Simulation<'m, '_> {
+    /// The same out of the way. The seat comes in parts: then it has no address where other acts are done.
+    #[inline(never)]
+    fn act_seldom(
+        &mut self,
+        at: &Pcpu<'m>,
+        vm: &VmState<'m>,
+        task: &mut Task,
+        progress: &mut Progress,
+        action: Action,
+    ) -> Step {
+        if task.vcpu.mode() == ApicMode::Disabled && reaches_page(action) {
             // There is no APIC at that address now: what is written there is lost.
-            simulation.spend(simulation.costs.mmio_write);
+            self.spend(self.costs.mmio_write);
             return Step::Next;
         }
+        let Some(pages) = at.pages.get() else { return Step::Left };
+        self.act(Seat { at, vm, pages, task, progress }, action)
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
+    fn act(&mut self, mut seat: Seat<'_, 'm>, action: Action) -> Step {
+        let slot = seat.task.slot;
         match action {
             Action::Internal => {
-                simulation.spend(simulation.costs.instruction);
+                self.spend(self.costs.instruction);
                 Step::Quiet
             }
             Action::Told => {
-                simulation.spend(simulation.costs.instruction);
-                simulation.told(seat.vm);
+                self.spend(self.costs.instruction);
+                self.told(seat.vm);
                 Step::Quiet
             }
             Action::Compute { cycles } => {
@@ -67,118 +185,128 @@ impl Actor for Acting<'_, '_, '_, '_> {
                 Step::Next
             }
             Action::Return { interrupts, computing } => {
-                seat.guest.state_mut().interrupt_flag = interrupts;
+                seat.task.vcpu.vp_mut().interrupt_flag = interrupts;
                 seat.progress.computing = computing;
-                simulation.spend(simulation.costs.interrupt_return);
+                self.spend(self.costs.interrupt_return);
                 Step::Next
             }
             Action::Wrmsr { msr, value } => {
-                seat.at.written_at.set(simulation.now);
-                let outcome = seat.guest.wrmsr(msr, value);
-                simulation.spend(simulation.costs.msr_write);
-                simulation.written(outcome, seat.slot, || Instruction::Wrmsr { msr, value })
+                seat.at.written_at.set(self.now);
+                let outcome = seat.processor(self.memory).wrmsr(msr, value);
+                self.spend(self.costs.msr_write);
+                self.written(outcome, slot, || Instruction::Wrmsr { msr, value })
             }
-            Action::Send { icr, via: Via::X2ApicIcr } => simulation.send_x2apic(seat, icr),
+            Action::Send { icr, via: Via::X2ApicIcr } => {
+                let Seat { at, vm, pages, task, progress } = seat;
+                self.send_x2apic(at, vm, pages, task, progress, icr)
+            }
+            Action::Send { icr, via: Via::SelfIpiMsr } => {
+                let (msr, value) = (X2APIC_SELF_IPI, u64::from(icr.low.vector()));
+                let written_at = self.written_now(seat.at);
+                let outcome = seat.processor(self.memory).wrmsr(msr, value);
+                self.spend(self.costs.msr_write);
+                self.sent(seat, outcome, icr, written_at, || Instruction::Wrmsr { msr, value })
+            }
+            Action::Send { icr, via: Via::Mmio } => {
+                let (value, offset) = (icr.low.into_bits(), ApicRegister::ICR_LOW.offset());
+                let written_at = self.written_now(seat.at);
+                let access = Access::dword(offset, AccessKind::Write);
+                let outcome = seat.processor(self.memory).mmio_write(access, u64::from(value));
+                self.spend(self.costs.mmio_write);
+                self.sent(seat, outcome, icr, written_at, || Instruction::Write { offset, value })
+            }
             Action::Spin { on } => {
-                seat.at.since.set(simulation.now);
-                seat.at.spins_on.set(simulation.memory.word(on).map(|word| (word, word.get())));
-                seat.vm.spinners.borrow_mut().push(simulation.current);
-                Step::Leave(Next::Wait(simulation.slice_end_if_shared(seat.at)))
+                seat.at.since.set(self.now);
+                seat.at.spins_on.set(self.memory.word(on).map(|word| (word, word.get())));
+                seat.vm.spinners.add(self.current);
+                Step::Wait(self.slice_end_if_shared(seat.at))
             }
-            other => simulation.act_rarely(seat, other),
-        }
-    }
-}
-
-impl<'m> Simulation<'m, '_> {
-    /// Acts of which programs do not have many.
-    #[inline(never)]
-    fn act_rarely(&mut self, seat: &mut Seat<'_, 'm>, action: Action) -> Step {
-        match action {
-            Action::Send { icr, via: Via::SelfIpiMsr } => self.send_self_ipi(seat, icr),
-            Action::Send { icr, .. } => self.send_xapic(seat, icr),
             Action::Write { offset, value } => {
                 seat.at.written_at.set(self.now);
-                let outcome = seat.guest.mmio_write(Access::dword(offset, AccessKind::Write), u64::from(value));
+                let access = Access::dword(offset, AccessKind::Write);
+                let outcome = seat.processor(self.memory).mmio_write(access, u64::from(value));
                 self.spend(self.costs.mmio_write);
-                self.written(outcome, seat.slot, || Instruction::Write { offset, value })
+                self.written(outcome, slot, || Instruction::Write { offset, value })
             }
             Action::Idle => {
                 if !std::mem::replace(&mut seat.progress.finished, true) {
-                    self.program_ended(seat.vm, seat.slot);
+                    self.program_ended(seat.vm, slot);
                 }
                 self.halt(seat)
             }
             Action::Hlt => self.halt(seat),
             Action::Sleep { until } => {
-                self.set_alarm(seat.slot, until);
+                self.set_alarm(slot, until);
                 self.halt(seat)
             }
-            Action::Until { time } => Step::Leave(Next::Wait(time.min(self.slice_end_if_shared(seat.at)))),
+            Action::Until { time } => Step::Wait(time.min(self.slice_end_if_shared(seat.at))),
             Action::Interrupts { enabled } => {
-                seat.guest.state_mut().interrupt_flag = enabled;
+                seat.task.vcpu.vp_mut().interrupt_flag = enabled;
                 self.spend(self.costs.instruction);
                 Step::Next
             }
-            // The others are done where they are read.
-            _ => Step::Next,
         }
     }
 
-    /// The write of the ICR by WRMSR.
-    #[inline(always)]
-    #[allow(clippy::inline_always, reason = "the outcome stays in registers")]
-    fn send_x2apic(&mut self, seat: &mut Seat<'_, 'm>, icr: Icr) -> Step {
-        let (msr, value) = (X2APIC_ICR, icr.to_x2apic());
-        let written_at = self.written_now(seat);
-        let outcome = seat.guest.wrmsr(msr, value);
-        self.spend(self.costs.msr_write);
-        self.sent(seat, outcome, icr, written_at, || Instruction::Wrmsr { msr, value })
-    }
-
-    fn send_self_ipi(&mut self, seat: &mut Seat<'_, 'm>, icr: Icr) -> Step {
-        let (msr, value) = (X2APIC_SELF_IPI, u64::from(icr.low.vector()));
-        let written_at = self.written_now(seat);
-        let outcome = seat.guest.wrmsr(msr, value);
-        self.spend(self.costs.msr_write);
-        self.sent(seat, outcome, icr, written_at, || Instruction::Wrmsr { msr, value })
-    }
-
-    /// The write of ICR_LO.
-    fn send_xapic(&mut self, seat: &mut Seat<'_, 'm>, icr: Icr) -> Step {
-        let (value, offset) = (icr.low.into_bits(), ApicRegister::ICR_LOW.offset());
-        let written_at = self.written_now(seat);
-        let outcome = seat.guest.mmio_write(Access::dword(offset, AccessKind::Write), u64::from(value));
-        self.spend(self.costs.mmio_write);
-        self.sent(seat, outcome, icr, written_at, || Instruction::Write { offset, value })
-    }
-
     #[inline]
-    fn written_now(&self, seat: &Seat<'_, 'm>) -> u64 {
-        seat.at.written_at.set(self.now);
+    fn written_now(&self, at: &Pcpu<'m>) -> u64 {
+        at.written_at.set(self.now);
         self.now
     }
 
+    /// The write of the ICR by WRMSR. With registers of its own.
+    #[inline(never)]
+    fn send_x2apic(
+        &mut self,
+        at: &Pcpu<'m>,
+        vm: &VmState<'m>,
+        pages: Pages<'m, Cell<u64>>,
+        task: &mut Task,
+        progress: &mut Progress,
+        icr: Icr,
+    ) -> Step {
+        let mut seat = Seat { at, vm, pages, task, progress };
+        let (msr, value) = (X2APIC_ICR, icr.to_x2apic());
+        let written_at = self.written_now(at);
+        self.spend(self.costs.msr_write);
+        let mut processor = seat.processor(self.memory).reminded_of(at.recent.get());
+        // Asked at once: where an outcome is made it is known which it is, and need not be made.
+        match processor.wrmsr(msr, value) {
+            Outcome::Posted(posted) => {
+                if let Some(learnt) = processor.learnt() {
+                    at.recent.set(Some(learnt));
+                }
+                self.posted(&mut seat, posted, written_at);
+                Step::Quiet
+            }
+            outcome => {
+                let slot = seat.task.slot;
+                let unusual = Unusual { outcome, instruction: Instruction::Wrmsr { msr, value }, slot };
+                self.not_posted(at, seat.progress, unusual, icr.low.vector(), written_at)
+            }
+        }
+    }
+
     /// What came of the write that sends an interrupt.
-    #[inline(always)]
-    #[allow(clippy::inline_always, reason = "as send_x2apic")]
     fn sent(
         &mut self,
-        seat: &mut Seat<'_, 'm>,
+        mut seat: Seat<'_, 'm>,
         outcome: Outcome,
         icr: Icr,
         written_at: u64,
         instruction: impl FnOnce() -> Instruction,
     ) -> Step {
-        if let Some(timetable) = &mut self.timetable {
-            timetable.sent(seat.slot, Fate::of(&outcome));
-        }
         match outcome {
             Outcome::Posted(posted) => {
-                self.posted(seat, posted, written_at);
+                self.posted(&mut seat, posted, written_at);
+                // Not quiet: an interrupt may have come between the two halves of the command.
                 Step::Next
             }
-            other => self.not_posted(seat, other, icr.low.vector(), written_at, instruction()),
+            other => {
+                let Seat { at, task, progress, .. } = seat;
+                let unusual = Unusual { outcome: other, instruction: instruction(), slot: task.slot };
+                self.not_posted(at, progress, unusual, icr.low.vector(), written_at)
+            }
         }
     }
 
@@ -186,7 +314,10 @@ impl<'m> Simulation<'m, '_> {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as send_x2apic")]
     fn posted(&mut self, seat: &mut Seat<'_, 'm>, posted: Posted, written_at: u64) {
-        let slot = seat.slot;
+        let slot = seat.task.slot;
+        if let Some(timetable) = &mut self.timetable {
+            timetable.sent(slot, Fate::POSTED);
+        }
         self.spend(self.costs.post);
         self.spent.sending += self.now - written_at;
         let to = self.target_of(seat.vm, slot, posted.apic_id, posted.descriptor);
@@ -200,7 +331,7 @@ impl<'m> Simulation<'m, '_> {
         seat.progress.trail.note(What::Posted, posted.vector, to);
         self.log_event(written_at, slot, What::Posted, posted.vector, to);
         self.posted_for(to, posted.vector, class, written_at);
-        self.account.virtualized(slot, to, &posted);
+        self.account.virtualized(slot, to, posted);
     }
 
     #[cold]
@@ -212,29 +343,32 @@ impl<'m> Simulation<'m, '_> {
     #[inline(never)]
     fn not_posted(
         &mut self,
-        seat: &mut Seat<'_, 'm>,
-        outcome: Outcome,
+        at: &Pcpu<'m>,
+        progress: &mut Progress,
+        unusual: Unusual,
         vector: u8,
         written_at: u64,
-        instruction: Instruction,
     ) -> Step {
-        let slot = seat.slot;
-        match outcome {
+        let slot = unusual.slot;
+        if let Some(timetable) = &mut self.timetable {
+            timetable.sent(slot, Fate::of(&unusual.outcome));
+        }
+        match unusual.outcome {
             Outcome::SelfIpi { vector, .. } => {
                 self.spent.sending += self.now - written_at;
                 self.log_event(written_at, slot, What::SelfIpi, vector, slot);
                 self.stopwatch.sent(slot, vector, Class::OwnIpi, written_at);
             }
             Outcome::Exit(_) => {
-                seat.at.sending.set(Some(written_at));
-                seat.progress.trail.note(What::Exited, vector, 0);
+                at.sending.set(Some(written_at));
+                progress.trail.note(What::Exited, vector, 0);
                 self.log_event(written_at, slot, What::Exited, vector, 0);
             }
             Outcome::Fault(_) => self.log_event(written_at, slot, What::Faulted, vector, 0),
             _ => {}
         }
-        self.account.sent(&outcome, slot, slot);
-        self.written(outcome, slot, || instruction)
+        self.account.sent(&unusual.outcome, slot, slot);
+        self.came_of(unusual)
     }
 
     /// VM exit.
@@ -245,10 +379,12 @@ impl<'m> Simulation<'m, '_> {
     }
 
     /// STI; HLT.
-    fn halt(&mut self, seat: &mut Seat<'_, '_>) -> Step {
-        seat.guest.state_mut().interrupt_flag = true;
-        if let Some(exit) = seat.guest.hlt() {
-            return Step::Leave(self.leave(exit, Instruction::Other));
+    fn halt(&mut self, mut seat: Seat<'_, 'm>) -> Step {
+        let mut processor = seat.processor(self.memory);
+        processor.state_mut().interrupt_flag = true;
+        if let Some(exit) = processor.hlt() {
+            self.leave(exit, Instruction::Other);
+            return Step::Left;
         }
         self.spend(self.costs.instruction);
         Step::Next
@@ -262,20 +398,32 @@ impl<'m> Simulation<'m, '_> {
     }
 
     /// Words changed that guests of this VM may spin on: who sees another value looks again.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
     fn told(&mut self, vm: &VmState<'_>) {
-        for &spinner in &*vm.spinners.borrow() {
-            let pcpu = &self.pcpus[spinner as usize];
-            if pcpu.spins_on.get().is_some_and(|(word, seen)| word.get() != seen) {
-                self.looks_again(spinner, pcpu);
-            }
+        if let Some(spinner) = vm.spinners.one() {
+            self.looks_again_if_changed(spinner);
+        }
+        if let Some(others) = vm.spinners.others() {
+            self.others_told(&others);
         }
     }
 
     #[inline(never)]
-    fn looks_again(&mut self, spinner: u32, pcpu: &Pcpu<'_>) {
-        let seen = self.now + u64::from(self.costs.line_transfer);
-        self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
+    fn others_told(&mut self, spinners: &[u32]) {
+        for &spinner in spinners {
+            self.looks_again_if_changed(spinner);
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
+    fn looks_again_if_changed(&mut self, spinner: u32) {
+        let pcpu = &self.pcpus[spinner as usize];
+        if pcpu.spins_on.get().is_some_and(|(word, seen)| word.get() != seen) {
+            let seen = self.now + u64::from(self.costs.line_transfer);
+            self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
+        }
     }
 
     /// The slot of the vCPU whose descriptor that is.
@@ -301,14 +449,20 @@ impl<'m> Simulation<'m, '_> {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as send_x2apic")]
     fn written(&mut self, outcome: Outcome, slot: u32, instruction: impl FnOnce() -> Instruction) -> Step {
-        if let Outcome::Virtualized(_) = outcome { Step::Next } else { self.came_of(outcome, instruction(), slot) }
+        if let Outcome::Virtualized(_) = outcome {
+            return Step::Next;
+        }
+        self.came_of(Unusual { outcome, instruction: instruction(), slot })
     }
 
     #[inline(never)]
-    fn came_of(&mut self, outcome: Outcome, instruction: Instruction, slot: u32) -> Step {
+    fn came_of(&mut self, Unusual { outcome, instruction, slot }: Unusual) -> Step {
         match outcome {
             Outcome::Virtualized(_) | Outcome::Posted(_) | Outcome::SelfIpi { .. } => {}
-            Outcome::Exit(exit) => return Step::Leave(self.leave(exit, instruction)),
+            Outcome::Exit(exit) => {
+                self.leave(exit, instruction);
+                return Step::Left;
+            }
             Outcome::Fault(clause) => self.account.fault(clause),
             Outcome::NotVirtualized(clause) => {
                 let message = format!("{} reached the physical local APIC: {clause}", self.name(slot));

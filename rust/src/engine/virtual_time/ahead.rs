@@ -9,8 +9,7 @@ use super::pcpu::Pcpu;
 use super::simulation::Simulation;
 use crate::engine::machine::{Chaos, MachineConfig};
 use crate::guest::{Cursor, GuestCode};
-use crate::processor::NonRoot;
-use std::cell::Cell;
+use crate::processor::VirtualProcessor;
 
 /// Whether guests may be [alone](Simulation::alone_until).
 ///
@@ -32,17 +31,11 @@ pub(super) fn may_be_alone(config: &MachineConfig, costs: &Costs) -> bool {
 impl<'m> Simulation<'m, '_> {
     /// Whether the next act of the guest on the pCPU that acts is done though others act before.
     #[inline]
-    pub(super) fn goes_ahead(
-        &self,
-        at: &Pcpu<'m>,
-        guest: &NonRoot<'_, Cell<u64>>,
-        cursor: &Cursor,
-        code: &GuestCode,
-    ) -> bool {
+    pub(super) fn goes_ahead(&self, at: &Pcpu<'m>, vp: &VirtualProcessor, cursor: &Cursor, code: &GuestCode) -> bool {
         if cursor.keeps_to_itself(code) {
-            self.undisturbed(at) || self.alone_until(at, guest, self.now)
+            self.undisturbed(at) || self.alone_until(at, vp, self.now)
         } else {
-            cursor.computes(code) && self.alone_until(at, guest, self.now)
+            cursor.computes(code) && self.alone_until(at, vp, self.now)
         }
     }
 
@@ -59,9 +52,9 @@ impl<'m> Simulation<'m, '_> {
     /// waits in its local APIC or its guest, whose delivery others would see. Somebody who could be woken here would have
     /// the pCPU after the time slice.
     #[inline]
-    pub(super) fn alone_until(&self, at: &Pcpu<'_>, guest: &NonRoot<'_, Cell<u64>>, time: u64) -> bool {
+    pub(super) fn alone_until(&self, at: &Pcpu<'_>, vp: &VirtualProcessor, time: u64) -> bool {
         self.may_be_alone
-            && guest.state().vmcs.rvi == 0
+            && vp.vmcs.rvi == 0
             && !at.attention.get()
             && time + 1 < self.limit.saturating_add(u64::from(self.costs.notification_flight))
             && time < self.calendar.arrives_from(self.current)

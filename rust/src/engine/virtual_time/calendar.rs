@@ -26,9 +26,12 @@ pub(super) struct Calendar {
     /// Where each round begins.
     rounds: Vec<usize>,
     first: Place,
+    /// When the next interrupt arrives, and which.
+    arrival_time: u64,
+    arrival_pcpu: u32,
+    arrival_vector: u8,
+    /// Those behind it.
     arrivals: VecDeque<Arrival>,
-    /// Of the first of them.
-    next_arrival: u64,
     /// For each pCPU.
     expected: Vec<Expected>,
 }
@@ -65,16 +68,34 @@ const WIDTH: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-struct Group([Place; WIDTH]);
+struct Group {
+    times: [u64; WIDTH],
+    actors: [u32; WIDTH],
+}
 
 impl Group {
+    fn of(places: [Place; WIDTH]) -> Self {
+        Self { times: places.map(|place| place.time), actors: places.map(|place| place.actor) }
+    }
+
+    #[inline]
+    const fn at(&self, number: usize) -> Place {
+        Place { time: self.times[number % WIDTH], actor: self.actors[number % WIDTH] }
+    }
+
+    #[inline]
+    const fn set(&mut self, number: usize, Place { time, actor }: Place) {
+        self.times[number % WIDTH] = time;
+        self.actors[number % WIDTH] = actor;
+    }
+
     /// The first. At the same time it is the one on the left, whose actor has the lower number.
     #[inline]
     const fn first(&self) -> Place {
-        let [a, b, c, d] = self.0;
-        let left = if b.time < a.time { b } else { a };
-        let right = if d.time < c.time { d } else { c };
-        if right.time < left.time { right } else { left }
+        let [a, b, c, d] = self.times;
+        let (left, right) = ((b < a) as usize, 2 + (d < c) as usize);
+        let number = if self.times[right] < self.times[left] { right } else { left };
+        self.at(number)
     }
 }
 
@@ -88,13 +109,21 @@ impl Calendar {
             rounds.push(groups.len());
             let round: Vec<Group> = players
                 .chunks(WIDTH)
-                .map(|few| Group(std::array::from_fn(|i| few.get(i).copied().unwrap_or(nobody))))
+                .map(|few| Group::of(std::array::from_fn(|i| few.get(i).copied().unwrap_or(nobody))))
                 .collect();
             players = round.iter().map(Group::first).collect();
             groups.extend(round);
             if let [first] = players[..] {
-                let (arrivals, expected) = (VecDeque::new(), vec![Expected::NOTHING; pcpus]);
-                return Self { groups, rounds, first, arrivals, next_arrival: NEVER, expected };
+                return Self {
+                    groups,
+                    rounds,
+                    first,
+                    arrival_time: NEVER,
+                    arrival_pcpu: 0,
+                    arrival_vector: 0,
+                    arrivals: VecDeque::new(),
+                    expected: vec![Expected::NOTHING; pcpus],
+                };
             }
         }
     }
@@ -102,7 +131,7 @@ impl Calendar {
     /// When an actor acts next.
     #[inline]
     pub(super) fn time(&self, actor: u32) -> u64 {
-        self.groups[actor as usize / WIDTH].0[actor as usize % WIDTH].time
+        self.groups[actor as usize / WIDTH].times[actor as usize % WIDTH]
     }
 
     /// An actor acts then and not before.
@@ -115,36 +144,61 @@ impl Calendar {
     #[inline]
     pub(super) fn lower(&mut self, actor: u32, time: u64) {
         let place = Place { time, actor };
-        let mut at = actor as usize;
-        for &round in &self.rounds {
-            let known = &mut self.groups[round + at / WIDTH].0[at % WIDTH];
-            if !place.before(*known) {
-                // Another wins already.
-                return;
-            }
-            *known = place;
-            at /= WIDTH;
+        let known = &mut self.groups[actor as usize / WIDTH].times[actor as usize % WIDTH];
+        if time >= *known {
+            return;
+        }
+        *known = time;
+        if self.rounds.len() > 1 && !self.wins_on(place) {
+            return;
         }
         if place.before(self.first) {
             self.first = place;
         }
     }
 
+    /// Whether it wins the rounds after the first.
+    #[inline(never)]
+    fn wins_on(&mut self, place: Place) -> bool {
+        let mut at = place.actor as usize;
+        for &round in self.rounds.iter().skip(1) {
+            at /= WIDTH;
+            let group = &mut self.groups[round + at / WIDTH];
+            if !place.before(group.at(at)) {
+                // Another wins already.
+                return false;
+            }
+            group.set(at, place);
+        }
+        true
+    }
+
     /// An actor does not act.
     #[inline]
     pub(super) fn remove(&mut self, actor: u32) {
-        let mut first = Place { time: NEVER, actor };
+        let group = &mut self.groups[actor as usize / WIDTH];
+        group.times[actor as usize % WIDTH] = NEVER;
+        let first = group.first();
+        if self.rounds.len() > 1 {
+            self.loses_on(actor, first);
+        } else {
+            self.first = first;
+        }
+    }
+
+    /// In the rounds after the first it loses against others: in the next against `first`.
+    #[inline(never)]
+    fn loses_on(&mut self, actor: u32, mut first: Place) {
         let mut at = actor as usize;
-        for &round in &self.rounds {
+        for &round in self.rounds.iter().skip(1) {
+            at /= WIDTH;
             let group = &mut self.groups[round + at / WIDTH];
-            let known = &mut group.0[at % WIDTH];
-            if known.actor != actor {
+            if group.at(at).actor != actor {
                 // It had not won.
                 return;
             }
-            *known = first;
+            group.set(at, first);
             first = group.first();
-            at /= WIDTH;
         }
         if self.first.actor == actor {
             self.first = first;
@@ -163,8 +217,36 @@ impl Calendar {
         if let Some(expected) = self.expected.get_mut(arrival.pcpu as usize) {
             *expected = Expected { first: expected.first.min(arrival.time), count: expected.count + 1 };
         }
+        if self.arrival_time == NEVER {
+            self.arrives_next(arrival);
+        } else {
+            self.send_behind(arrival);
+        }
+    }
+
+    #[inline]
+    const fn arrives_next(&mut self, Arrival { time, pcpu, vector }: Arrival) {
+        self.arrival_time = time;
+        self.arrival_pcpu = pcpu;
+        self.arrival_vector = vector;
+    }
+
+    /// The interrupt that arrives next, if there is one.
+    #[inline]
+    fn next_arrival(&self) -> Option<Arrival> {
+        let Self { arrival_time: time, arrival_pcpu: pcpu, arrival_vector: vector, .. } = *self;
+        (time != NEVER).then_some(Arrival { time, pcpu, vector })
+    }
+
+    #[inline(never)]
+    fn send_behind(&mut self, arrival: Arrival) {
+        if let Some(first) = self.next_arrival().filter(|first| arrival.time < first.time) {
+            // What was first arrives before all that is behind it.
+            self.arrivals.push_front(first);
+            self.arrives_next(arrival);
+            return;
+        }
         // Nearly always the last: flights take the same time, and who sends first is first.
-        self.next_arrival = self.next_arrival.min(arrival.time);
         if self.arrivals.back().is_none_or(|last| last.time <= arrival.time) {
             self.arrivals.push_back(arrival);
             return;
@@ -176,27 +258,31 @@ impl Calendar {
     /// When the next interrupt arrives.
     #[inline]
     pub(super) const fn arrival_time(&self) -> u64 {
-        self.next_arrival
+        self.arrival_time
     }
 
     /// Where an interrupt arrives when so many others have.
     #[inline]
     pub(super) fn arrival_after(&self, others: usize) -> Option<u32> {
-        self.arrivals.get(others).map(|arrival| arrival.pcpu)
+        let behind = others.checked_sub(1);
+        behind.map_or_else(|| self.next_arrival(), |at| self.arrivals.get(at).copied()).map(|arrival| arrival.pcpu)
     }
 
     #[inline]
     pub(super) fn arrive(&mut self) -> Option<Arrival> {
-        let first = self.arrivals.pop_front();
-        self.next_arrival = self.arrivals.front().map_or(NEVER, |arrival| arrival.time);
-        if let Some(first) = first
-            && let Some(expected) = self.expected.get_mut(first.pcpu as usize)
+        let first = self.next_arrival()?;
+        self.arrival_time = NEVER;
+        if !self.arrivals.is_empty()
+            && let Some(next) = self.arrivals.pop_front()
         {
+            self.arrives_next(next);
+        }
+        if let Some(expected) = self.expected.get_mut(first.pcpu as usize) {
             // A second one is rare, and arrives no earlier than this one.
             let count = expected.count - 1;
             *expected = if count == 0 { Expected::NOTHING } else { Expected { first: first.time, count } };
         }
-        first
+        Some(first)
     }
 
     /// No interrupt that has been sent arrives at a pCPU before this.
@@ -207,7 +293,7 @@ impl Calendar {
 
     /// Whether such an interrupt is on its way.
     pub(super) fn under_way(&self, pcpu: u32, vector: u8) -> bool {
-        self.arrivals.iter().any(|arrival| arrival.pcpu == pcpu && arrival.vector == vector)
+        self.next_arrival().iter().chain(&self.arrivals).any(|arrival| arrival.pcpu == pcpu && arrival.vector == vector)
     }
 }
 

@@ -25,7 +25,7 @@ impl Simulation<'_, '_> {
         }
         let (pending, wrong) = settle(&self, &mut account, &runners, complete, true);
         violations.extend(wrong);
-        let spinning = complete && self.vms.iter().any(|vm| !vm.spinners.borrow().is_empty());
+        let spinning = complete && self.vms.iter().any(|vm| !vm.spinners.is_empty());
         if violations.is_empty() && (spinning || matches!(end, End::Restless)) {
             violations.push(stall(&self, &runners));
         }

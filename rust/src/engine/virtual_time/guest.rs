@@ -4,11 +4,9 @@ use super::acts::{Acting, Seat, Step};
 use super::calendar::NEVER;
 use super::pcpu::{Next, Pcpu, Phase};
 use super::simulation::Simulation;
-use crate::arch::ApicMode;
 use crate::engine::machine::verdict::Directory;
 use crate::engine::machine::{Runner, What};
-use crate::guest::{Moment, View};
-use crate::hypervisor::{ApicIdentity, Instruction, LOCAL_TIMER_VECTOR, VcpuWords};
+use crate::hypervisor::{Instruction, LOCAL_TIMER_VECTOR, Task};
 use crate::processor::{Boundary, ExternalInterrupt, NonRoot, Pages, local_apic};
 use std::cell::Cell;
 
@@ -38,12 +36,15 @@ impl<'m, 'o> Simulation<'m, 'o> {
         at.since.set(self.now);
         at.attention.set(true);
         at.pages.set(pages);
+        at.recent.set(None);
         if let Some(since) = at.sending.take() {
             self.spent.sending += self.now - since;
         }
         self.go(Phase::Guest)
     }
 
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "its registers are those of the guest's loop")]
     fn delivered(&mut self, slot: u32, vector: u8) {
         self.account.delivered(slot, vector);
         let since = self.stopwatch.delivered(slot, vector, self.now).unwrap_or(self.now);
@@ -57,52 +58,32 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let Some(vm) = vms.get(runner.task.vm as usize) else { return Next::Broken };
         let Some(pages) = at.pages.get() else { return Next::Broken };
         let (code, memory) = (&vm.guest.code, self.memory);
-        let Runner { task, cursor, progress, .. } = runner;
-        let (slot, mode) = (task.slot, task.vcpu.mode());
-        let vcpus = vm.vcpus.get();
-        // In x2APIC mode others are addressed by an ID that they cannot change: nobody need look there.
-        let known = if mode == ApicMode::X2Apic && vm.plain_ids { vcpus } else { 0 };
-        let identity = |vcpu: u32| {
-            if vcpu < known {
-                return ApicIdentity::new().with_x2apic_id(vcpu);
-            }
-            vm.vm.vcpu_words(memory, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity)
-        };
-        let view = View {
-            vcpu: task.vcpu.vcpu(),
-            vcpus,
-            mode,
-            base: task.vcpu.base(),
-            memory: &vm.memory,
-            identity: &identity,
-            stopping: self.stopping,
-        };
-        let guest = NonRoot::resume_with(memory, pages, task.vcpu.vp_mut());
-        let mut seat = Seat { at, vm, slot, mode, guest, progress };
+        let listing = code.listing();
+        let Runner { task, cursor, progress } = runner;
+        let slot = task.slot;
         if at.spins_on.take().is_some() {
-            let current = self.current;
-            vm.spinners.borrow_mut().retain(|&spinner| spinner != current);
+            vm.spinners.remove(self.current);
         }
-        if seat.progress.computing > 0 {
-            seat.progress.computing -= (self.now - at.since.get()).min(u64::from(seat.progress.computing)) as u32;
+        if progress.computing > 0 {
+            progress.computing -= (self.now - at.since.get()).min(u64::from(progress.computing)) as u32;
             at.since.set(self.now);
         }
         let mut slice_end = self.slice_end_if_shared(at);
         loop {
             if at.attention.get()
-                && let Some(left) = self.external_interrupt(at, &mut seat.guest, slot)
+                && let Some(left) = self.external_interrupt(at, pages, task)
             {
                 return left;
             }
             if cursor.interruptible() {
-                match seat.guest.boundary() {
+                match NonRoot::resume_with(memory, pages, task.vcpu.vp_mut()).boundary() {
                     Boundary::Nothing => {}
                     Boundary::Delivered(vector) => {
                         self.spend(self.costs.delivery);
                         self.delivered(slot, vector);
-                        let interrupts = std::mem::replace(&mut seat.guest.state_mut().interrupt_flag, false);
-                        cursor.interrupt(code, vector, interrupts, std::mem::take(&mut seat.progress.computing));
-                        seat.progress.trail.note(What::Delivered, vector, 0);
+                        let interrupts = std::mem::replace(&mut task.vcpu.vp_mut().interrupt_flag, false);
+                        cursor.interrupt(code, vector, interrupts, std::mem::take(&mut progress.computing));
+                        progress.trail.note(What::Delivered, vector, 0);
                     }
                     Boundary::Exit(exit) => return self.leave(exit, Instruction::Other),
                 }
@@ -114,26 +95,29 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 at.request(LOCAL_TIMER_VECTOR);
                 continue;
             }
-            if seat.progress.computing > 0 {
-                let until = (self.now + u64::from(seat.progress.computing)).min(slice_end);
+            if progress.computing > 0 {
+                let until = (self.now + u64::from(progress.computing)).min(slice_end);
                 if until >= self.limit
-                    && !(until < slice_end && self.alone_until(at, &seat.guest, until) && cursor.keeps_to_itself(code))
+                    && !(until < slice_end
+                        && self.alone_until(at, task.vcpu.vp(), until)
+                        && cursor.keeps_to_itself(code))
                 {
                     at.since.set(self.now);
                     return Next::Wait(until);
                 }
-                seat.progress.computing -= (until - self.now) as u32;
+                progress.computing -= (until - self.now) as u32;
                 self.now = until;
                 continue;
             }
             loop {
-                if self.now >= self.limit && !self.goes_ahead(at, &seat.guest, cursor, code) {
+                if self.now >= self.limit && !self.goes_ahead(at, task.vcpu.vp(), cursor, code) {
                     at.since.set(self.now);
                     return Next::Wait(self.now);
                 }
-                let moment = Moment { interrupts: seat.guest.state().interrupt_flag, now: self.now };
-                match cursor.step(code, &view, moment, &mut Acting { simulation: self, seat: &mut seat }) {
-                    Step::Leave(next) => return next,
+                let seat = Seat { at, vm, pages, task: &mut *task, progress: &mut *progress };
+                match cursor.step(listing, Acting { simulation: self, seat }) {
+                    Step::Wait(until) => return Next::Wait(until),
+                    Step::Left => return Next::Go,
                     // What may interrupt it is as it was: the slice goes on, and no interrupt waited behind another.
                     Step::Quiet if self.now < slice_end && !at.attention.get() => {}
                     Step::Quiet | Step::Next => break,
@@ -150,13 +134,15 @@ impl<'m, 'o> Simulation<'m, 'o> {
 
     /// Takes what the local APIC has.
     #[inline]
-    fn external_interrupt(&mut self, at: &Pcpu<'m>, guest: &mut NonRoot<'_, Cell<u64>>, slot: u32) -> Option<Next> {
-        let taken = guest.external_interrupt(&mut at.local.borrow_mut());
+    fn external_interrupt(&mut self, at: &Pcpu<'m>, pages: Pages<'m, Cell<u64>>, task: &mut Task) -> Option<Next> {
+        let slot = task.slot;
+        let vp = task.vcpu.vp_mut();
+        let taken = NonRoot::resume_with(self.memory, pages, vp).external_interrupt(&mut at.local.borrow_mut());
         if let ExternalInterrupt::Processed(harvest) = taken {
             self.spend(self.costs.notification_processing);
             self.account.notifications.spurious += u64::from(harvest.taken == 0);
             if harvest.merged > 0 {
-                self.account.harvested(slot, harvest, guest.state_mut().take_merged());
+                self.account.harvested(slot, harvest, task.vcpu.vp_mut().take_merged());
             }
             // Nearly always that was all.
             at.attention.set(local_apic::pending(at.requests));

@@ -77,11 +77,26 @@ pub(super) struct Stopwatch {
     sent: Vec<u64>,
     slots: usize,
     latencies: Latencies,
+    /// Of each class, what is not in the histogram yet.
+    repeated: [Repeated; Class::ALL.len()],
+}
+
+/// So many times the same latency. Many interrupts take exactly as long as the one before, and a histogram takes longer to
+/// record one than the rest of a delivery does.
+#[derive(Clone, Copy, Debug, Default)]
+struct Repeated {
+    cycles: u64,
+    times: u64,
 }
 
 impl Stopwatch {
     pub(super) fn new(slots: usize) -> Result<Self, hdrhistogram::CreationError> {
-        Ok(Self { sent: vec![0; slots * VECTORS], slots, latencies: Latencies::new()? })
+        Ok(Self {
+            sent: vec![0; slots * VECTORS],
+            slots,
+            latencies: Latencies::new()?,
+            repeated: [Repeated::default(); Class::ALL.len()],
+        })
     }
 
     #[inline]
@@ -106,11 +121,24 @@ impl Stopwatch {
         let word = std::mem::take(sent);
         let since = (word >> CLASS_BITS).checked_sub(1)?;
         let class = word as usize & ((1 << CLASS_BITS) - 1);
-        if let Some(histogram) = self.latencies.histograms.get_mut(class) {
-            // What is beyond the greatest is kept as the greatest.
-            histogram.saturating_record(time.saturating_sub(since));
+        let cycles = time.saturating_sub(since);
+        if let Some(repeated) = self.repeated.get_mut(class) {
+            if repeated.cycles == cycles {
+                repeated.times += 1;
+            } else {
+                let before = std::mem::replace(repeated, Repeated { cycles, times: 1 });
+                self.record(class, before);
+            }
         }
         Some(since)
+    }
+
+    #[inline(never)]
+    fn record(&mut self, class: usize, Repeated { cycles, times }: Repeated) {
+        if let Some(histogram) = self.latencies.histograms.get_mut(class).filter(|_| times > 0) {
+            // What is beyond the greatest is kept as the greatest.
+            histogram.saturating_record_n(cycles, times);
+        }
     }
 
     /// They will not be delivered: the local APIC was reset or disabled.
@@ -122,7 +150,10 @@ impl Stopwatch {
         }
     }
 
-    pub(super) fn into_latencies(self) -> Latencies {
+    pub(super) fn into_latencies(mut self) -> Latencies {
+        for (class, repeated) in self.repeated.into_iter().enumerate() {
+            self.record(class, repeated);
+        }
         self.latencies
     }
 }
@@ -145,5 +176,21 @@ mod tests {
         let counts: Vec<_> = Class::ALL.iter().map(|&class| latencies.of(class).len()).collect();
         assert_eq!(counts, [1, 0, 0, 0, 0, 0]);
         assert_eq!(latencies.of(Class::Running).max(), 100);
+    }
+
+    #[test]
+    fn the_same_latency_is_recorded_as_often_as_it_comes() {
+        let mut watch = Stopwatch::new(1).unwrap();
+        for (class, cycles) in
+            [(Class::Running, 0), (Class::Running, 5), (Class::Device, 5), (Class::Running, 5), (Class::Running, 9)]
+        {
+            watch.sent(0, 0x41, class, 100);
+            assert_eq!(watch.delivered(0, 0x41, 100 + cycles), Some(100));
+        }
+        let latencies = watch.into_latencies();
+        let counts =
+            |class, cycles: &[u64]| cycles.iter().map(|&at| latencies.of(class).count_at(at)).collect::<Vec<_>>();
+        assert_eq!(counts(Class::Running, &[0, 5, 9]), [1, 2, 1]);
+        assert_eq!((counts(Class::Device, &[5]), latencies.of(Class::Device).len()), (vec![1], 1));
     }
 }

@@ -22,6 +22,7 @@ mod latency;
 mod log;
 mod pcpu;
 mod simulation;
+mod spinners;
 mod timetable;
 
 pub use costs::{Costs, CostsError};

@@ -10,6 +10,7 @@ use crate::hypervisor::{
     Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, host_interrupt, set_inhibit,
 };
 use crate::memory::{Line, prefetch, prefetch_whole};
+use crate::processor::pid_table::Recent;
 use crate::processor::{LocalApic, Pages, local_apic};
 use rand_xoshiro::rand_core::Rng;
 use std::cell::{Cell, RefCell};
@@ -64,6 +65,8 @@ pub(super) struct Pcpu<'m> {
     pub(super) since: Cell<u64>,
     /// The pages that the processor uses in the guest.
     pub(super) pages: Cell<Option<Pages<'m, Cell<u64>>>>,
+    /// The entry of the PID-pointer table that its guest used last.
+    pub(super) recent: Cell<Option<Recent<'m, Cell<u64>>>>,
     /// When its guest last wrote to its local APIC.
     pub(super) written_at: Cell<u64>,
     /// The word that the guest spins on, and what it saw there.
@@ -93,6 +96,7 @@ impl<'m> Pcpu<'m> {
             over: Cell::new(false),
             since: Cell::new(0),
             pages: Cell::new(None),
+            recent: Cell::new(None),
             written_at: Cell::new(0),
             spins_on: Cell::new(None),
             halted_at: Cell::new(0),
@@ -298,7 +302,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// Somebody else waits for this pCPU.
     #[inline]
     pub(super) fn others(&self, at: &Pcpu<'_>) -> bool {
-        !at.queue.borrow().is_empty() || self.taken(at)
+        self.queued > 0 && !at.queue.borrow().is_empty() || self.taken(at)
     }
 
     /// Interrupts that arrived in root mode go to the host's handlers. Returns whether the time slice is over.
@@ -347,7 +351,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     pub(super) fn give_up(&mut self, runner: &Runner, why: &str) -> Next {
         let slot = runner.task.slot;
         self.account.violation("vm-entry", slot, format!("{} cannot go on: {why}", self.name(slot)));
-        self.broken = true;
+        self.give_way();
         Next::Broken
     }
 

@@ -7,6 +7,7 @@ use super::device::DeviceState;
 use super::latency::{Class, Latencies, Stopwatch};
 use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
+use super::spinners::Spinners;
 use super::timetable::{Fates, Preemption, Timetable};
 use crate::arch::ExitReason;
 use crate::engine::machine::setup::{boot, finite, guest_memory, memory_bytes};
@@ -21,7 +22,7 @@ use crate::record::Account;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rustc_hash::FxHashMap;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 pub(super) type Memory = PhysicalMemory<Cell<u64>>;
 
@@ -89,7 +90,7 @@ pub(super) struct VmState<'m> {
     /// vCPU k has APIC ID k.
     pub(super) plain_ids: bool,
     /// pCPUs whose guests spin.
-    pub(super) spinners: RefCell<Vec<u32>>,
+    pub(super) spinners: Spinners,
 }
 
 /// Where a vCPU is.
@@ -141,7 +142,10 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) unfinished: usize,
     pub(super) finished_at: u64,
     pub(super) stopping: bool,
-    pub(super) broken: bool,
+    /// It goes on no longer; seen when the next turn is due.
+    broken: bool,
+    /// Turns since the last question whether to go on.
+    turns: u32,
     /// The clock's next look.
     next_tick: u64,
     added: u32,
@@ -254,7 +258,7 @@ fn vm_states<'m>(
             first_slot,
             vcpus: Cell::new(guest.config.apic_ids.len() as u32),
             plain_ids: guest.config.apic_ids.iter().zip(0..).all(|(&id, vcpu)| id == vcpu),
-            spinners: RefCell::new(Vec::new()),
+            spinners: Spinners::new(),
         });
         first_slot += guest.capacity();
     }
@@ -306,6 +310,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
             finished_at: 0,
             stopping: false,
             broken: false,
+            // Asked before the first turn too.
+            turns: TURNS,
             next_tick: TICK,
             added: 0,
             suspects: FxHashMap::default(),
@@ -331,17 +337,15 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let time_limit = cycles.unwrap_or(NEVER);
         let pcpus = self.pcpus;
         let large = pcpus.len() > FITS;
-        // Asked before the first turn too.
-        let mut turns = TURNS;
         loop {
-            if turns >= TURNS {
-                turns = 0;
+            if self.turns >= TURNS {
+                self.turns = 0;
+                if self.broken {
+                    return End::Broken;
+                }
                 if !keep_going(self.now) {
                     return End::Interrupted;
                 }
-            }
-            if self.broken {
-                return End::Broken;
             }
             let ((mut time, mut actor), arrival) = (self.calendar.first(), self.calendar.arrival_time());
             if time.min(arrival) >= time_limit && !self.stopping {
@@ -405,7 +409,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 self.ask_for_guest(Some(next));
             }
             self.calendar.lower(actor, again);
-            turns += 1;
+            self.turns += 1;
         }
     }
 
@@ -489,11 +493,19 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let seen = self.now + u64::from(self.costs.line_transfer);
         let (vms, pcpus) = (self.vms, self.pcpus);
         for vm in vms {
-            for &spinner in &*vm.spinners.borrow() {
+            let others = vm.spinners.others();
+            for spinner in vm.spinners.one().into_iter().chain(others.iter().flat_map(|others| others.iter().copied()))
+            {
                 let pcpu = &pcpus[spinner as usize];
                 self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
             }
         }
+    }
+
+    /// The run cannot go on.
+    pub(super) const fn give_way(&mut self) {
+        self.broken = true;
+        self.turns = TURNS;
     }
 
     /// The pCPU that acts.
@@ -516,12 +528,14 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
     pub(super) fn pcpu_acts_by(&mut self, actor: u32, pcpu: &Pcpu<'_>, time: u64) {
         self.actor_acts_by(actor, time.max(pcpu.clock.get()));
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
     fn actor_acts_by(&mut self, actor: u32, time: u64) {
         if actor != self.current && time < self.calendar.time(actor) {
             self.calendar.lower(actor, time);
@@ -530,6 +544,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     /// A physical interrupt to the local APIC of a pCPU. Returns whether there is such a pCPU.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
     pub(super) fn send_interrupt(&mut self, pcpu: u32, vector: u8) -> bool {
         if pcpu as usize >= self.pcpus.len() {
             return false;
@@ -607,18 +623,25 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     /// An interrupt is posted for a vCPU: one that polls for it sees it.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
     pub(super) fn posted_for(&mut self, slot: u32, vector: u8, class: Class, time: u64) {
         self.stopwatch.sent(slot, vector, class, time);
         self.seen_by_poller(slot);
     }
 
     /// Something of a vCPU changes that its pCPU looks at while it polls.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
     pub(super) fn seen_by_poller(&mut self, slot: u32) {
-        if let Some(&Whereabouts::Polls(pcpu)) = self.whereabouts.get(slot as usize)
-            && let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase.get()
-        {
+        if let Some(&Whereabouts::Polls(pcpu)) = self.whereabouts.get(slot as usize) {
+            self.poller_looks(pcpu);
+        }
+    }
+
+    #[inline(never)]
+    fn poller_looks(&mut self, pcpu: u32) {
+        if let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase.get() {
             let seen = self.now + u64::from(self.costs.line_transfer);
             self.act_by(pcpu, next_round(since, seen, self.costs.halt_poll_spin));
         }
