@@ -2,7 +2,7 @@
 
 use super::latency::Class;
 use super::pcpu::{Next, Pcpu, Phase};
-use super::simulation::{Memory, Simulation, VmState, next_round};
+use super::simulation::{Memory, Simulation, VmState, Whereabouts, next_round};
 use crate::arch::apic_base::ApicBase;
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
 use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr, NotificationDestination};
@@ -321,7 +321,7 @@ impl<'m> Simulation<'m, '_> {
         self.spend(self.costs.post);
         self.spent.sending += self.now - written_at;
         let to = self.target_of(seat.vm, slot, posted.apic_id, posted.descriptor);
-        let class = self.class_of(to);
+        let met = self.whereabouts.get(to as usize).copied();
         if let Notice::Due(due) = posted.notice {
             let pcpu = NotificationDestination::from_bits(due.destination).decode(self.config.host_apic);
             if !self.send_interrupt(pcpu, due.vector) {
@@ -330,7 +330,10 @@ impl<'m> Simulation<'m, '_> {
         }
         seat.progress.trail.note(What::Posted, posted.vector, to);
         self.log_event(written_at, slot, What::Posted, posted.vector, to);
-        self.posted_for(to, posted.vector, class, written_at);
+        self.stopwatch.sent(to, posted.vector, Class::met(met), written_at);
+        if let Some(Whereabouts::Polls(pcpu)) = met {
+            self.poller_looks(pcpu);
+        }
         self.account.virtualized(slot, to, posted);
     }
 
@@ -429,7 +432,7 @@ impl<'m> Simulation<'m, '_> {
     /// The slot of the vCPU whose descriptor that is.
     #[inline]
     fn target_of(&mut self, vm: &VmState<'_>, from: u32, apic_id: u32, descriptor: u64) -> u32 {
-        if !self.config.naive_apic_ids && vm.plain_ids {
+        if vm.plain_table {
             // vCPU k has APIC ID k, unless a guest has rewritten its ID; the table is indexed by the first.
             return vm.first_slot + apic_id;
         }

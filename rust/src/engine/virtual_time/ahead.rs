@@ -43,7 +43,7 @@ impl<'m> Simulation<'m, '_> {
     /// arrives after an interrupt's flight, or at the end of the time slice.
     fn undisturbed(&self, at: &Pcpu<'_>) -> bool {
         // Of two actors at the same time the first may act up to one cycle later: that is in the limit.
-        self.now + 1 < self.limit.saturating_add(u64::from(self.costs.notification_flight))
+        self.now + 1 < self.limit + u64::from(self.costs.notification_flight)
             && self.now < self.calendar.arrival_time()
             && self.now < at.slice_end.get()
     }
@@ -53,10 +53,11 @@ impl<'m> Simulation<'m, '_> {
     /// the pCPU after the time slice.
     #[inline]
     pub(super) fn alone_until(&self, at: &Pcpu<'_>, vp: &VirtualProcessor, time: u64) -> bool {
-        self.may_be_alone
+        // What is most often not so comes first.
+        time + 1 < self.limit + u64::from(self.costs.notification_flight)
+            && self.may_be_alone
             && vp.vmcs.rvi == 0
             && !at.attention.get()
-            && time + 1 < self.limit.saturating_add(u64::from(self.costs.notification_flight))
             && time < self.calendar.arrives_from(self.current)
             && (time < at.slice_end.get() || at.residents.get() == 1)
     }

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-/// Never.
-pub(super) const NEVER: u64 = u64::MAX;
+/// Never. Later times there are, for sums.
+pub(super) const NEVER: u64 = u64::MAX / 2;
 
 /// A physical interrupt on its way to a local APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,21 +140,19 @@ impl Calendar {
         self.lower(actor, time);
     }
 
-    /// An actor acts then, which is earlier than it would have.
+    /// An actor acts then, if that is earlier than it would have. Returns whether it is.
     #[inline]
-    pub(super) fn lower(&mut self, actor: u32, time: u64) {
+    pub(super) fn lower(&mut self, actor: u32, time: u64) -> bool {
         let place = Place { time, actor };
         let known = &mut self.groups[actor as usize / WIDTH].times[actor as usize % WIDTH];
         if time >= *known {
-            return;
+            return false;
         }
         *known = time;
-        if self.rounds.len() > 1 && !self.wins_on(place) {
-            return;
-        }
-        if place.before(self.first) {
+        if (self.rounds.len() == 1 || self.wins_on(place)) && place.before(self.first) {
             self.first = place;
         }
+        true
     }
 
     /// Whether it wins the rounds after the first.
@@ -220,7 +218,8 @@ impl Calendar {
         if self.arrival_time == NEVER {
             self.arrives_next(arrival);
         } else {
-            self.send_behind(arrival);
+            let Arrival { time, pcpu, vector } = arrival;
+            self.send_behind(time, pcpu, vector);
         }
     }
 
@@ -239,7 +238,8 @@ impl Calendar {
     }
 
     #[inline(never)]
-    fn send_behind(&mut self, arrival: Arrival) {
+    fn send_behind(&mut self, time: u64, pcpu: u32, vector: u8) {
+        let arrival = Arrival { time, pcpu, vector };
         if let Some(first) = self.next_arrival().filter(|first| arrival.time < first.time) {
             // What was first arrives before all that is behind it.
             self.arrivals.push_front(first);

@@ -57,10 +57,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let vms = self.vms;
         let Some(vm) = vms.get(runner.task.vm as usize) else { return Next::Broken };
         let Some(pages) = at.pages.get() else { return Next::Broken };
-        let (code, memory) = (&vm.guest.code, self.memory);
-        let listing = code.listing();
+        let memory = self.memory;
+        let listing = vm.guest.code.listing();
         let Runner { task, cursor, progress } = runner;
-        let slot = task.slot;
         if at.spins_on.take().is_some() {
             vm.spinners.remove(self.current);
         }
@@ -80,9 +79,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
                     Boundary::Nothing => {}
                     Boundary::Delivered(vector) => {
                         self.spend(self.costs.delivery);
-                        self.delivered(slot, vector);
+                        self.delivered(task.slot, vector);
                         let interrupts = std::mem::replace(&mut task.vcpu.vp_mut().interrupt_flag, false);
-                        cursor.interrupt(code, vector, interrupts, std::mem::take(&mut progress.computing));
+                        cursor.interrupt(&vm.guest.code, vector, interrupts, std::mem::take(&mut progress.computing));
                         progress.trail.note(What::Delivered, vector, 0);
                     }
                     Boundary::Exit(exit) => return self.leave(exit, Instruction::Other),
@@ -100,7 +99,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 if until >= self.limit
                     && !(until < slice_end
                         && self.alone_until(at, task.vcpu.vp(), until)
-                        && cursor.keeps_to_itself(code))
+                        && cursor.keeps_to_itself(&vm.guest.code))
                 {
                     at.since.set(self.now);
                     return Next::Wait(until);
@@ -110,7 +109,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 continue;
             }
             loop {
-                if self.now >= self.limit && !self.goes_ahead(at, task.vcpu.vp(), cursor, code) {
+                if self.now >= self.limit && !self.goes_ahead(at, task.vcpu.vp(), cursor, &vm.guest.code) {
                     at.since.set(self.now);
                     return Next::Wait(self.now);
                 }
@@ -129,26 +128,30 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// The end of the time slice, if somebody else waits for the pCPU.
     #[inline]
     pub(super) fn slice_end_if_shared(&self, at: &Pcpu<'_>) -> u64 {
+        if self.queued == 0 && !self.contended { NEVER } else { self.slice_end_of(at) }
+    }
+
+    #[inline(never)]
+    fn slice_end_of(&self, at: &Pcpu<'_>) -> u64 {
         if self.others(at) || self.config.chaos.preempt { at.slice_end.get() } else { NEVER }
     }
 
     /// Takes what the local APIC has.
     #[inline]
     fn external_interrupt(&mut self, at: &Pcpu<'m>, pages: Pages<'m, Cell<u64>>, task: &mut Task) -> Option<Next> {
-        let slot = task.slot;
         let vp = task.vcpu.vp_mut();
         let taken = NonRoot::resume_with(self.memory, pages, vp).external_interrupt(&mut at.local.borrow_mut());
         if let ExternalInterrupt::Processed(harvest) = taken {
             self.spend(self.costs.notification_processing);
             self.account.notifications.spurious += u64::from(harvest.taken == 0);
             if harvest.merged > 0 {
-                self.account.harvested(slot, harvest, task.vcpu.vp_mut().take_merged());
+                self.account.harvested(task.slot, harvest, task.vcpu.vp_mut().take_merged());
             }
             // Nearly always that was all.
             at.attention.set(local_apic::pending(at.requests));
             return None;
         }
-        self.not_processed(at, taken, slot)
+        self.not_processed(at, taken, task.slot)
     }
 
     #[inline(never)]

@@ -1,5 +1,6 @@
 //! How long interrupts take, from the write that sends them to their delivery through the guest's IDT.
 
+use super::simulation::Whereabouts;
 use hdrhistogram::Histogram;
 
 /// Significant decimal digits that a histogram keeps.
@@ -31,6 +32,16 @@ impl Class {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Running, Self::Preempted, Self::Blocked, Self::Exited, Self::OwnIpi, Self::Device];
+
+    /// Of an interrupt that the processor posts for a vCPU that is there.
+    #[inline]
+    pub(super) const fn met(whereabouts: Option<Whereabouts>) -> Self {
+        match whereabouts {
+            Some(Whereabouts::Asleep) => Self::Blocked,
+            Some(Whereabouts::Queued) => Self::Preempted,
+            _ => Self::Running,
+        }
+    }
 
     /// The name in results.
     #[must_use]

@@ -302,7 +302,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// Somebody else waits for this pCPU.
     #[inline]
     pub(super) fn others(&self, at: &Pcpu<'_>) -> bool {
-        self.queued > 0 && !at.queue.borrow().is_empty() || self.taken(at)
+        !at.queue.borrow().is_empty() || self.taken(at)
     }
 
     /// Interrupts that arrived in root mode go to the host's handlers. Returns whether the time slice is over.
@@ -377,10 +377,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// VM exit is complete.
     fn exited(&mut self, runner: &mut Runner, exit: Exit, acknowledged: Option<u8>, instruction: Instruction) -> Next {
         self.account.exit(exit);
-        let costs = self.costs;
-        let since = self.now.saturating_sub(u64::from(costs.vm_exit));
+        let since = self.now.saturating_sub(u64::from(self.costs.vm_exit));
         self.log_event(since, runner.task.slot, What::Left, 0, u32::from(exit.reason.number()));
         runner.task.after_exit(self);
+        let costs = &self.costs;
         self.spend(match (exit.reason, instruction) {
             (ExitReason::MsrWrite, Instruction::Wrmsr { msr: crate::arch::msr::X2APIC_ICR, .. }) => costs.exit_msr_icr,
             (ExitReason::MsrWrite, _) => costs.exit_msr,

@@ -89,6 +89,8 @@ pub(super) struct VmState<'m> {
     pub(super) vcpus: Cell<u32>,
     /// vCPU k has APIC ID k.
     pub(super) plain_ids: bool,
+    /// And is reached by entry k of the PID-pointer table, unless a guest has rewritten its ID.
+    pub(super) plain_table: bool,
     /// pCPUs whose guests spin.
     pub(super) spinners: Spinners,
 }
@@ -106,7 +108,7 @@ pub(super) enum Whereabouts {
 pub(super) struct Simulation<'m, 'o> {
     pub(super) memory: &'m Memory,
     pub(super) config: &'m MachineConfig,
-    pub(super) costs: &'o Costs,
+    pub(super) costs: Costs,
     pub(super) vms: &'o [VmState<'m>],
     pub(super) slots: Vec<Option<Slot<'m, Cell<u64>>>>,
     pub(super) pcpus: &'o [Pcpu<'m>],
@@ -121,6 +123,8 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) idle: usize,
     /// vCPUs in queues.
     pub(super) queued: usize,
+    /// pCPUs may be taken from a vCPU though none is in a queue.
+    pub(super) contended: bool,
     pub(super) calendar: Calendar,
     pub(super) account: Account,
     pub(super) stopwatch: Stopwatch,
@@ -219,6 +223,7 @@ fn run_by(
     let mut simulation = Simulation::new(&memory, config, &pcpus, &states, options.costs, options.log)?;
     simulation.unused = runners.iter_mut();
     simulation.may_be_alone = timetable.is_none() && may_be_alone(config, options.costs);
+    simulation.contended = timetable.is_some() || config.chaos.preempt;
     simulation.timetable = timetable;
     simulation.set_clock();
     let mut place = 0;
@@ -251,13 +256,15 @@ fn vm_states<'m>(
     let mut first_slot = 0;
     let mut states = Vec::with_capacity(vms.len());
     for (number, (vm, guest)) in (0..).zip(vms.iter().zip(&config.guests)) {
+        let plain_ids = guest.config.apic_ids.iter().zip(0..).all(|(&id, vcpu)| id == vcpu);
         states.push(VmState {
             vm,
             guest,
             memory: guest_memory(memory, guest, number)?,
             first_slot,
             vcpus: Cell::new(guest.config.apic_ids.len() as u32),
-            plain_ids: guest.config.apic_ids.iter().zip(0..).all(|(&id, vcpu)| id == vcpu),
+            plain_ids,
+            plain_table: plain_ids && !config.naive_apic_ids,
             spinners: Spinners::new(),
         });
         first_slot += guest.capacity();
@@ -271,7 +278,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         config: &'m MachineConfig,
         pcpus: &'o [Pcpu<'m>],
         vms: &'o [VmState<'m>],
-        costs: &'o Costs,
+        costs: &Costs,
         log: usize,
     ) -> Result<Self, MachineError> {
         let slots = config.slots() as usize;
@@ -282,11 +289,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
         Ok(Self {
             memory,
             config,
-            costs,
+            costs: costs.clone(),
             vms,
             slots: vec![None; slots],
             idle: pcpus.len(),
             queued: 0,
+            contended: false,
             pcpus,
             devices: vec![DeviceState::default(); config.devices.len()],
             unused: [].iter_mut(),
@@ -332,11 +340,19 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut(u64) -> bool) -> End {
+        if self.pcpus.len() > FITS {
+            self.run_of_size::<true>(cycles, keep_going)
+        } else {
+            self.run_of_size::<false>(cycles, keep_going)
+        }
+    }
+
+    /// `LARGE`: memory is asked for before it is used.
+    fn run_of_size<const LARGE: bool>(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut(u64) -> bool) -> End {
         self.stopping = self.config.ends() && self.unfinished == 0;
         let (first_device, clock) = (self.pcpus.len() as u32, self.clock());
-        let time_limit = cycles.unwrap_or(NEVER);
+        let time_limit = cycles.map_or(NEVER, |cycles| cycles.min(NEVER));
         let pcpus = self.pcpus;
-        let large = pcpus.len() > FITS;
         loop {
             if self.turns >= TURNS {
                 self.turns = 0;
@@ -358,7 +374,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 let Some(at) = pcpus.get(pcpu as usize) else { continue };
                 at.request(vector);
                 self.current = NOBODY;
-                if large {
+                if LARGE {
                     self.ask_for(self.calendar.arrival_after(2 * READ_AHEAD));
                     self.ask_for_guest(self.calendar.arrival_after(READ_AHEAD));
                 }
@@ -395,17 +411,17 @@ impl<'m, 'o> Simulation<'m, 'o> {
             // It is nobody's rival while it acts.
             self.calendar.remove(actor);
             let (next_time, next) = self.calendar.first();
-            self.limit = self.calendar.arrival_time().min(next_time.saturating_add(u64::from(actor < next)));
+            self.limit = self.calendar.arrival_time().min(next_time + u64::from(actor < next));
             // While it stops, whoever waits for the end sees it.
             self.limit = self.limit.min(if self.stopping { time + TICK } else { time_limit });
-            if large {
+            if LARGE {
                 self.ask_for(Some(next));
             }
             let again = match pcpus.get(actor as usize) {
                 Some(at) => self.turn(at),
                 None => self.device(actor - first_device),
             };
-            if large {
+            if LARGE {
                 self.ask_for_guest(Some(next));
             }
             self.calendar.lower(actor, again);
@@ -537,9 +553,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as Acting::act")]
     fn actor_acts_by(&mut self, actor: u32, time: u64) {
-        if actor != self.current && time < self.calendar.time(actor) {
-            self.calendar.lower(actor, time);
-            self.limit = self.limit.min(time.saturating_add(u64::from(self.current < actor)));
+        if actor != self.current && self.calendar.lower(actor, time) {
+            self.limit = self.limit.min(time + u64::from(self.current < actor));
         }
     }
 
@@ -623,16 +638,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     /// An interrupt is posted for a vCPU: one that polls for it sees it.
-    #[inline(always)]
-    #[allow(clippy::inline_always, reason = "as Acting::act")]
     pub(super) fn posted_for(&mut self, slot: u32, vector: u8, class: Class, time: u64) {
         self.stopwatch.sent(slot, vector, class, time);
         self.seen_by_poller(slot);
     }
 
     /// Something of a vCPU changes that its pCPU looks at while it polls.
-    #[inline(always)]
-    #[allow(clippy::inline_always, reason = "as Acting::act")]
     pub(super) fn seen_by_poller(&mut self, slot: u32) {
         if let Some(&Whereabouts::Polls(pcpu)) = self.whereabouts.get(slot as usize) {
             self.poller_looks(pcpu);
@@ -640,20 +651,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     #[inline(never)]
-    fn poller_looks(&mut self, pcpu: u32) {
+    pub(super) fn poller_looks(&mut self, pcpu: u32) {
         if let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase.get() {
             let seen = self.now + u64::from(self.costs.line_transfer);
             self.act_by(pcpu, next_round(since, seen, self.costs.halt_poll_spin));
-        }
-    }
-
-    /// The class of an interrupt that the processor posts for a vCPU now.
-    #[inline]
-    pub(super) fn class_of(&self, slot: u32) -> Class {
-        match self.whereabouts.get(slot as usize) {
-            Some(Whereabouts::Asleep) => Class::Blocked,
-            Some(Whereabouts::Queued) => Class::Preempted,
-            _ => Class::Running,
         }
     }
 }
