@@ -135,6 +135,23 @@ impl Cursor {
         }
     }
 
+    /// To whom its next act sends an interrupt, and which, if it does and that is known. A loop may end there instead.
+    #[must_use]
+    pub fn sends_to(&self, code: &GuestCode, me: u32, vcpus: u32) -> Option<(u32, u8)> {
+        let next = match code.at(self.frame.next)? {
+            Instruction::LoopEnd { start, .. } => code.at(*start)?,
+            next => next,
+        };
+        let Instruction::Send { low, to } = next else { return None };
+        let target = match *to {
+            Target::Vcpu(target) => target,
+            Target::Next => (me + 1) % vcpus.max(1),
+            Target::Random => another(&mut self.random.clone(), me, vcpus)?,
+            Target::Raw(_) | Target::Others => return None,
+        };
+        Some((target, low.vector()))
+    }
+
     /// Whether its next act begins a computation: that keeps to itself too, and no interrupt comes of it at once.
     #[inline]
     #[must_use]
@@ -413,11 +430,7 @@ impl Cursor {
             Target::Vcpu(vcpu) => Some(vcpu),
             Target::Raw(_) => Some(0),
             Target::Next => (sight.vcpus() > 1).then(|| (me + 1) % sight.vcpus()),
-            Target::Random => {
-                let others = u64::from(sight.vcpus().checked_sub(1).filter(|&others| others > 0)?);
-                let drawn = below(&mut self.random, others) as u32;
-                Some(if drawn >= me { drawn + 1 } else { drawn })
-            }
+            Target::Random => another(&mut self.random, me, sight.vcpus()),
             Target::Others => {
                 let mut target = self.next_target.unwrap_or(0);
                 if target == me {
@@ -476,6 +489,14 @@ fn destination<S: Sight>(to: Target, target: u32, low: IcrLow, sight: &S) -> u32
         (DestinationMode::Logical, ApicMode::X2Apic) => X2ApicLdr::of_id(identity.x2apic_id()).into_bits(),
         (DestinationMode::Logical, _) => u32::from(identity.logical_id()),
     }
+}
+
+/// One of so many vCPUs, not this one; none if there is no other.
+#[inline]
+fn another(random: &mut Xoshiro256PlusPlus, me: u32, vcpus: u32) -> Option<u32> {
+    let others = u64::from(vcpus.checked_sub(1).filter(|&others| others > 0)?);
+    let drawn = below(random, others) as u32;
+    Some(if drawn >= me { drawn + 1 } else { drawn })
 }
 
 /// A number below `bound`, evenly enough: the bias is below 2^-32 for the bounds that programs have.

@@ -1,12 +1,18 @@
 //! What a vCPU's next act may have to do with others.
 
-use super::action::Action;
+use super::action::{Action, Moment};
 use super::code::GuestCode;
 use super::cursor::Cursor;
 use super::program::Program;
+use super::shared::GuestMemory;
+use super::sight::View;
 use super::statement::{Delivery, Statement, Target};
 use super::testing::next;
 use crate::arch::ApicMode;
+use crate::arch::apic_base::ApicBase;
+use crate::hypervisor::ApicIdentity;
+use crate::memory::PhysicalMemory;
+use std::cell::Cell;
 
 /// For each act of a program: whether the cursor says before it that it keeps to itself, and the act.
 fn acts(program: &[Statement], mode: ApicMode, count: usize) -> Vec<(bool, Action)> {
@@ -66,4 +72,41 @@ fn a_computation_is_known_before_it_begins() {
     assert_eq!(computes(&[Statement::Compute { cycles: 5 }, Statement::Eoi], 2), [true, false]);
     // Between the two halves of an interrupt command.
     assert_eq!(computes(&[send, Statement::Compute { cycles: 5 }], 3), [false, false, true]);
+}
+
+/// Whom it names is who the next act sends to.
+#[test]
+fn the_target_is_known_before_it_is_sent_to() {
+    let send = |to| Statement::Send { vector: 0x41, to, mode: Delivery::Fixed, logical: false };
+    let body = vec![send(Target::Random), send(Target::Vcpu(1)), send(Target::Next)];
+    let program = [Statement::Loop { times: Some(20), body }];
+    let code = GuestCode::new(&[Program::new(&program).unwrap()], vec![0; 5], &[], None);
+    let memory = PhysicalMemory::<Cell<u64>>::new(1 << 16);
+    let shared = GuestMemory::new(&memory, 0, 5, 1, false).unwrap();
+    let (mode, identity) = (ApicMode::X2Apic, |vcpu: u32| ApicIdentity::new().with_x2apic_id(vcpu));
+    let base = ApicBase::in_mode(mode, true);
+    let view = View { vcpu: 0, vcpus: 5, mode, base, memory: &shared, identity: &identity, stopping: false };
+    let mut cursor = Cursor::new(&code, 0, 1);
+    let mut targets = Vec::new();
+    for _ in 0..=20 * 4 {
+        let told = cursor.sends_to(&code, 0, 5);
+        if let Action::Send { icr, .. } = cursor.next(&code, view, Moment { interrupts: true, now: 0 }) {
+            assert_eq!(told, Some((icr.destination, 0x41)));
+            targets.push(icr.destination);
+        }
+    }
+    assert_eq!(targets.len(), 60);
+    assert!((1..5).all(|target| targets.contains(&target)), "{targets:?}");
+}
+
+/// At the end of the body it is the one that the loop sends to when it goes on.
+#[test]
+fn the_target_of_the_next_round_is_known_at_the_end_of_one() {
+    let send = Statement::Send { vector: 0x41, to: Target::Vcpu(3), mode: Delivery::Fixed, logical: false };
+    let program = [Statement::Loop { times: Some(2), body: vec![send] }];
+    let code = GuestCode::new(&[Program::new(&program).unwrap()], vec![0], &[], None);
+    let mut cursor = Cursor::new(&code, 0, 1);
+    let told: Vec<_> =
+        (0..3).map(|_| (cursor.sends_to(&code, 0, 5), next(&mut cursor, &code, 0, ApicMode::X2Apic)).0).collect();
+    assert_eq!(told, [None, Some((3, 0x41)), Some((3, 0x41))]);
 }

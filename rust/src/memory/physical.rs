@@ -1,7 +1,7 @@
 //! A flat array of words behind physical addresses.
 
 use super::owner::{Allocation, LineKind, Owner};
-use super::{Word, huge_pages};
+use super::{Word, huge_pages, prefetch};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -182,6 +182,15 @@ impl<W: Word> PhysicalMemory<W> {
             return None;
         }
         self.words.get(self.base + (address / WORD_BYTES) as usize)
+    }
+
+    /// Asks for the line that holds `address`, and what says what it is.
+    #[inline]
+    pub fn ask_for(&self, address: u64) {
+        if let Some(index) = self.index(address) {
+            prefetch(&self.words, index);
+            prefetch(&self.kinds, (address / LINE_BYTES) as usize);
+        }
     }
 
     /// How many pieces have been taken back. While it stays as it was before a [`descriptor`](Self::descriptor) or a

@@ -12,6 +12,15 @@ pub fn prefetch<T>(items: &[T], index: usize) {
     }
 }
 
+/// The same for the first lines of an item.
+#[inline]
+pub fn prefetch_first<T, const LINES: usize>(item: &T) {
+    let first = std::ptr::from_ref(item).cast::<i8>();
+    for at in 0..LINES.min(size_of::<T>().div_ceil(LINE)) {
+        line(first.wrapping_add(at * LINE));
+    }
+}
+
 /// The same for all lines of an item.
 #[inline]
 pub fn prefetch_whole<T>(item: &T) {
@@ -48,6 +57,8 @@ mod tests {
             prefetch(&items, index);
         }
         prefetch_whole(&items);
+        prefetch_first::<_, 2>(&items);
+        prefetch_first::<_, 20>(&items);
         assert_eq!(items, [1; 100]);
     }
 }

@@ -175,6 +175,11 @@ impl<'a, W: Word> Pages<'a, W> {
         self.apic.read_ahead();
     }
 
+    /// Asks for the memory that a write of the ICR uses.
+    pub fn read_ahead_of_icr(&self) {
+        self.apic.read_ahead_of_icr();
+    }
+
     pub(super) fn with(memory: &'a PhysicalMemory<W>, vmcs: &Vmcs, controls: Controls) -> Result<Self, OutsideMemory> {
         let page = |what, address| memory.page(address).ok_or(OutsideMemory { what, address });
         let apic = VirtualApic::new(page("virtual-APIC page", vmcs.virtual_apic)?);

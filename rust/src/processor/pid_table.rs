@@ -60,6 +60,20 @@ impl<W> Remembered<'_, W> {
     pub(super) const EMPTY: Self = Self { recent: None, learnt: false };
 }
 
+impl VirtualProcessor {
+    /// Asks for the memory of the entry of virtual APIC ID `apic_id`.
+    pub fn ask_for_entry<W: Word>(&self, memory: &PhysicalMemory<W>, apic_id: u32) {
+        memory.ask_for(entry_address(self.vmcs.pid_table, apic_id));
+    }
+
+    /// Asks for that of the descriptor behind the entry, which has been asked for.
+    pub fn ask_for_descriptor<W: Word>(&self, memory: &PhysicalMemory<W>, apic_id: u32) {
+        if let Some(entry) = memory.word(entry_address(self.vmcs.pid_table, apic_id)) {
+            memory.ask_for(PidPointerEntry::from_bits(entry.load()).address());
+        }
+    }
+}
+
 /// The descriptor of virtual APIC ID `apic_id`, and its address. (30.1.6 steps 2 and 3)
 ///
 /// # Errors

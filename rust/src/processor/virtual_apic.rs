@@ -43,6 +43,11 @@ impl<'a, W: Word> VirtualApic<'a, W> {
         }
     }
 
+    /// Asks for the line that holds the ICR.
+    pub(super) fn read_ahead_of_icr(self) {
+        prefetch(self.0, ApicRegister::ICR_LOW.word());
+    }
+
     /// A 32-bit register.
     #[inline]
     #[must_use]

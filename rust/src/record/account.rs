@@ -3,6 +3,7 @@
 use super::Fate;
 use super::ledger::{Notifications, ViolationRecord};
 use crate::arch::{Clause, Exit};
+use crate::memory::prefetch;
 use crate::processor::{Harvest, Notice, Outcome, Posted};
 use rustc_hash::FxHashMap;
 
@@ -109,6 +110,12 @@ impl Account {
         if let Some(balance) = self.balance.get_mut(usize::from(vector) * self.slots + slot as usize) {
             *balance = balance.wrapping_add(by);
         }
+    }
+
+    /// Asks for the memory of a vCPU's balance of a vector.
+    #[inline]
+    pub fn ask_for(&self, slot: u32, vector: u8) {
+        prefetch(&self.balance, usize::from(vector) * self.slots + slot as usize);
     }
 
     /// An IPI that the vCPU in slot `from` sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted

@@ -3,10 +3,19 @@
 //! Order is total: by time; at the same time interrupts that arrive come first, in the order in which they were sent,
 //! then actors by number. pCPUs are actors, then devices, then the clock that adds vCPUs.
 
+use super::diary::Diary;
+use super::tournament::Tournament;
+use crate::memory::prefetch;
 use std::collections::VecDeque;
 
 /// Never. Later times there are, for sums.
 pub(super) const NEVER: u64 = u64::MAX / 2;
+
+/// Actors that a tournament is for: the memory of so many pCPUs and their guests fits into a large processor's caches, and
+/// to keep more of them in order costs more than it spares.
+const FEW: usize = 8192;
+/// So many arrivals at a time are many.
+const MANY: usize = 8;
 
 /// A physical interrupt on its way to a local APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,16 +25,10 @@ pub(super) struct Arrival {
     pub(super) vector: u8,
 }
 
-/// When each actor acts next: a tournament of four at a time, so that the first of all is at hand and a change costs one
-/// path of it, a cache line for each round.
+/// What comes next.
 #[derive(Debug)]
 pub(super) struct Calendar {
-    /// The first round has an actor in each place, the others the first of a group of the round before. The last round is
-    /// one group.
-    groups: Vec<Group>,
-    /// Where each round begins.
-    rounds: Vec<usize>,
-    first: Place,
+    turns: Turns,
     /// When the next interrupt arrives, and which.
     arrival_time: u64,
     arrival_pcpu: u32,
@@ -50,88 +53,50 @@ impl Expected {
 
 /// When somebody acts, and who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    time: u64,
-    actor: u32,
+pub(super) struct Place {
+    pub(super) time: u64,
+    pub(super) actor: u32,
 }
 
 impl Place {
+    pub(super) const NOBODY: Self = Self { time: NEVER, actor: u32::MAX };
+
     /// At the same time the one with the lower number is first.
     #[inline]
-    const fn before(self, other: Self) -> bool {
+    pub(super) const fn before(self, other: Self) -> bool {
         self.time < other.time || self.time == other.time && self.actor < other.actor
     }
 }
 
-/// So many play at a time.
-const WIDTH: usize = 4;
-
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Group {
-    times: [u64; WIDTH],
-    actors: [u32; WIDTH],
-}
-
-impl Group {
-    fn of(places: [Place; WIDTH]) -> Self {
-        Self { times: places.map(|place| place.time), actors: places.map(|place| place.actor) }
-    }
-
-    #[inline]
-    const fn at(&self, number: usize) -> Place {
-        Place { time: self.times[number % WIDTH], actor: self.actors[number % WIDTH] }
-    }
-
-    #[inline]
-    const fn set(&mut self, number: usize, Place { time, actor }: Place) {
-        self.times[number % WIDTH] = time;
-        self.actors[number % WIDTH] = actor;
-    }
-
-    /// The first. At the same time it is the one on the left, whose actor has the lower number.
-    #[inline]
-    const fn first(&self) -> Place {
-        let [a, b, c, d] = self.times;
-        let (left, right) = ((b < a) as usize, 2 + (d < c) as usize);
-        let number = if self.times[right] < self.times[left] { right } else { left };
-        self.at(number)
-    }
+/// When each actor acts next.
+#[derive(Debug)]
+enum Turns {
+    Few(Tournament),
+    Many(Box<Diary>),
 }
 
 impl Calendar {
     /// For so many actors, the first of which are pCPUs. None of them ever acts yet.
     pub(super) fn new(actors: usize, pcpus: usize) -> Self {
-        let nobody = Place { time: NEVER, actor: u32::MAX };
-        let (mut groups, mut rounds) = (Vec::new(), Vec::new());
-        let mut players: Vec<Place> = (0..actors.max(1) as u32).map(|actor| Place { time: NEVER, actor }).collect();
-        loop {
-            rounds.push(groups.len());
-            let round: Vec<Group> = players
-                .chunks(WIDTH)
-                .map(|few| Group::of(std::array::from_fn(|i| few.get(i).copied().unwrap_or(nobody))))
-                .collect();
-            players = round.iter().map(Group::first).collect();
-            groups.extend(round);
-            if let [first] = players[..] {
-                return Self {
-                    groups,
-                    rounds,
-                    first,
-                    arrival_time: NEVER,
-                    arrival_pcpu: 0,
-                    arrival_vector: 0,
-                    arrivals: VecDeque::new(),
-                    expected: vec![Expected::NOTHING; pcpus],
-                };
-            }
+        let turns =
+            if actors > FEW { Turns::Many(Box::new(Diary::new(actors))) } else { Turns::Few(Tournament::new(actors)) };
+        Self {
+            turns,
+            arrival_time: NEVER,
+            arrival_pcpu: 0,
+            arrival_vector: 0,
+            arrivals: VecDeque::new(),
+            expected: vec![Expected::NOTHING; pcpus],
         }
     }
 
     /// When an actor acts next.
     #[inline]
     pub(super) fn time(&self, actor: u32) -> u64 {
-        self.groups[actor as usize / WIDTH].times[actor as usize % WIDTH]
+        match &self.turns {
+            Turns::Few(turns) => turns.time(actor),
+            Turns::Many(turns) => turns.time(actor),
+        }
     }
 
     /// An actor acts then and not before.
@@ -143,70 +108,44 @@ impl Calendar {
     /// An actor acts then, if that is earlier than it would have. Returns whether it is.
     #[inline]
     pub(super) fn lower(&mut self, actor: u32, time: u64) -> bool {
-        let place = Place { time, actor };
-        let known = &mut self.groups[actor as usize / WIDTH].times[actor as usize % WIDTH];
-        if time >= *known {
-            return false;
+        match &mut self.turns {
+            Turns::Few(turns) => turns.lower(actor, time),
+            Turns::Many(turns) => turns.lower(actor, time),
         }
-        *known = time;
-        if (self.rounds.len() == 1 || self.wins_on(place)) && place.before(self.first) {
-            self.first = place;
-        }
-        true
-    }
-
-    /// Whether it wins the rounds after the first.
-    #[inline(never)]
-    fn wins_on(&mut self, place: Place) -> bool {
-        let mut at = place.actor as usize;
-        for &round in self.rounds.iter().skip(1) {
-            at /= WIDTH;
-            let group = &mut self.groups[round + at / WIDTH];
-            if !place.before(group.at(at)) {
-                // Another wins already.
-                return false;
-            }
-            group.set(at, place);
-        }
-        true
     }
 
     /// An actor does not act.
     #[inline]
     pub(super) fn remove(&mut self, actor: u32) {
-        let group = &mut self.groups[actor as usize / WIDTH];
-        group.times[actor as usize % WIDTH] = NEVER;
-        let first = group.first();
-        if self.rounds.len() > 1 {
-            self.loses_on(actor, first);
-        } else {
-            self.first = first;
-        }
-    }
-
-    /// In the rounds after the first it loses against others: in the next against `first`.
-    #[inline(never)]
-    fn loses_on(&mut self, actor: u32, mut first: Place) {
-        let mut at = actor as usize;
-        for &round in self.rounds.iter().skip(1) {
-            at /= WIDTH;
-            let group = &mut self.groups[round + at / WIDTH];
-            if group.at(at).actor != actor {
-                // It had not won.
-                return;
-            }
-            group.set(at, first);
-            first = group.first();
-        }
-        if self.first.actor == actor {
-            self.first = first;
+        match &mut self.turns {
+            Turns::Few(turns) => turns.remove(actor),
+            Turns::Many(turns) => turns.remove(actor),
         }
     }
 
     /// The first actor's time, and the actor.
     #[inline]
     pub(super) const fn first(&self) -> (u64, u32) {
-        (self.first.time, self.first.actor)
+        let Place { time, actor } = match &self.turns {
+            Turns::Few(turns) => turns.first(),
+            Turns::Many(turns) => turns.first(),
+        };
+        (time, actor)
+    }
+
+    /// Whether more is known in order than who is first.
+    #[inline]
+    pub(super) const fn is_in_order(&self) -> bool {
+        matches!(self.turns, Turns::Many(_))
+    }
+
+    /// Somebody who acts when not more than `others` have, where that is known. Each is named once for each `step`.
+    #[inline]
+    pub(super) fn soon(&mut self, step: usize, others: usize) -> Option<u32> {
+        match &mut self.turns {
+            Turns::Few(_) => None,
+            Turns::Many(turns) => turns.soon(step, others),
+        }
     }
 
     /// An interrupt sets out.
@@ -261,11 +200,22 @@ impl Calendar {
         self.arrival_time
     }
 
-    /// Where an interrupt arrives when so many others have.
+    /// Where an interrupt arrives when so many others have, and whether many follow at the same time.
     #[inline]
-    pub(super) fn arrival_after(&self, others: usize) -> Option<u32> {
+    pub(super) fn arrival_after(&self, others: usize) -> Option<(u32, bool)> {
         let behind = others.checked_sub(1);
-        behind.map_or_else(|| self.next_arrival(), |at| self.arrivals.get(at).copied()).map(|arrival| arrival.pcpu)
+        let arrival = behind.map_or_else(|| self.next_arrival(), |at| self.arrivals.get(at).copied())?;
+        let follows = self.arrivals.get(others + MANY - 1);
+        Some((arrival.pcpu, follows.is_some_and(|other| other.time == arrival.time)))
+    }
+
+    /// Asks for the memory that an interrupt to a pCPU uses, when it is sent and when it arrives.
+    #[inline]
+    pub(super) fn ask_for(&self, pcpu: u32) {
+        prefetch(&self.expected, pcpu as usize);
+        if let Turns::Many(turns) = &self.turns {
+            turns.ask_for(pcpu);
+        }
     }
 
     #[inline]
@@ -319,6 +269,27 @@ mod tests {
                 prop_assert_eq!(calendar.first(), (plain[first as usize], first));
                 prop_assert_eq!(calendar.time(actor), time);
             }
+        }
+
+        /// None arrives before it is expected, and each pCPU expects as many as are sent.
+        #[test]
+        fn who_expects_an_interrupt_knows_when(sent in proptest::collection::vec((0..10u64, 0..3u32), 1..30)) {
+            let mut calendar = Calendar::new(3, 3);
+            for &(time, pcpu) in &sent {
+                calendar.send(Arrival { time, pcpu, vector: 0 });
+            }
+            let mut left = sent;
+            loop {
+                for pcpu in 0..3 {
+                    let first = left.iter().filter(|sent| sent.1 == pcpu).map(|sent| sent.0).min().unwrap_or(NEVER);
+                    let expected = calendar.arrives_from(pcpu);
+                    prop_assert!(expected <= first && (expected == NEVER) == (first == NEVER));
+                }
+                let Some(Arrival { time, pcpu, .. }) = calendar.arrive() else { break };
+                let arrived = left.iter().position(|&sent| sent == (time, pcpu)).unwrap();
+                left.swap_remove(arrived);
+            }
+            prop_assert!(left.is_empty());
         }
 
         /// Interrupts arrive in the order of time, and of sending.

@@ -16,14 +16,17 @@ mod calendar;
 mod close;
 mod costs;
 mod device;
+mod diary;
 mod guest;
 mod host;
 mod latency;
 mod log;
 mod pcpu;
+mod reading;
 mod simulation;
 mod spinners;
 mod timetable;
+mod tournament;
 
 pub use costs::{Costs, CostsError};
 pub use latency::{Class, Latencies};

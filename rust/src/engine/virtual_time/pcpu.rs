@@ -45,40 +45,41 @@ pub(super) enum Phase {
 }
 
 /// What time needs of a pCPU is in cells: whoever acts holds a reference to its own for a whole turn, and reaches others'.
+///
+/// What most turns use stands at the beginning, in the first lines of memory.
+#[repr(C, align(64))]
 pub(super) struct Pcpu<'m> {
-    pub(super) local: RefCell<LocalApic<'m, Cell<u64>>>,
+    pub(super) runner: Cell<Option<&'m mut Runner>>,
     /// The request bits of its local APIC.
     pub(super) requests: &'m Line<Cell<u64>>,
-    pub(super) wakeup_list: RefCell<Vec<u32>>,
-    pub(super) queue: RefCell<VecDeque<&'m mut Runner>>,
-    pub(super) runner: Cell<Option<&'m mut Runner>>,
-    pub(super) phase: Cell<Phase>,
-    /// When what it was last busy with was done.
-    pub(super) clock: Cell<u64>,
-    /// The local APIC may have something.
-    pub(super) attention: Cell<bool>,
-    /// When the time slice ends.
-    pub(super) slice_end: Cell<u64>,
-    /// It is over.
-    over: Cell<bool>,
-    /// When the guest's computation, or its spinning, began.
-    pub(super) since: Cell<u64>,
     /// The pages that the processor uses in the guest.
     pub(super) pages: Cell<Option<Pages<'m, Cell<u64>>>>,
-    /// The entry of the PID-pointer table that its guest used last.
-    pub(super) recent: Cell<Option<Recent<'m, Cell<u64>>>>,
-    /// When its guest last wrote to its local APIC.
-    pub(super) written_at: Cell<u64>,
-    /// The word that the guest spins on, and what it saw there.
-    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
-    /// When the vCPU began to sleep, were it not for polling.
-    halted_at: Cell<u64>,
-    /// When its guest wrote the interrupt command that exited, until it is back in the guest.
-    pub(super) sending: Cell<Option<u64>>,
-    /// Until when somebody of the host's has it.
-    pub(super) taken_until: Cell<u64>,
+    /// When what it was last busy with was done.
+    pub(super) clock: Cell<u64>,
+    /// When the guest's computation, or its spinning, began.
+    pub(super) since: Cell<u64>,
+    /// The local APIC may have something.
+    pub(super) attention: Cell<bool>,
+    /// The time slice is over.
+    over: Cell<bool>,
     /// vCPUs that ran here last, or do now: those that may be woken here.
     pub(super) residents: Cell<u32>,
+    pub(super) phase: Cell<Phase>,
+    /// The word that the guest spins on, and what it saw there.
+    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
+    /// When the time slice ends.
+    pub(super) slice_end: Cell<u64>,
+    /// When its guest last wrote to its local APIC.
+    pub(super) written_at: Cell<u64>,
+    /// The entry of the PID-pointer table that its guest used last.
+    pub(super) recent: Cell<Option<Recent<'m, Cell<u64>>>>,
+    /// When its guest wrote the interrupt command that exited, until it is back in the guest.
+    pub(super) sending: Cell<Option<u64>>,
+    pub(super) local: RefCell<LocalApic<'m, Cell<u64>>>,
+    pub(super) queue: RefCell<VecDeque<&'m mut Runner>>,
+    /// When the vCPU began to sleep, were it not for polling.
+    halted_at: Cell<u64>,
+    pub(super) wakeup_list: RefCell<Vec<u32>>,
 }
 
 impl<'m> Pcpu<'m> {
@@ -101,7 +102,6 @@ impl<'m> Pcpu<'m> {
             spins_on: Cell::new(None),
             halted_at: Cell::new(0),
             sending: Cell::new(None),
-            taken_until: Cell::new(0),
             residents: Cell::new(0),
         }
     }
@@ -139,7 +139,15 @@ impl<'m> Pcpu<'m> {
         matches!(self.phase.get(), Phase::Idle)
     }
 
-    /// Asks for the memory that its next turn leads to.
+    /// Asks for the memory that a turn leads to in which its guest does what its program says next.
+    pub(super) fn read_ahead_of_act(&self) {
+        if let Some(pages) = self.pages.get() {
+            pages.read_ahead_of_icr();
+        }
+        self.look_at_runner(prefetch_whole);
+    }
+
+    /// Asks for the memory that a turn leads to in which it takes an interrupt.
     pub(super) fn read_ahead(&self) {
         prefetch(self.requests, 0);
         if let Some(pages) = self.pages.get() {
@@ -244,7 +252,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.root_interrupts(None);
         self.spent.exits += self.now - since;
         let (number, count) = (self.current as usize, self.pcpus.len());
-        let found = if self.queued == 0 || self.taken(at) {
+        let found = if self.queued == 0 || self.taken() {
             None
         } else if self.timetable.is_some() {
             at.queue.borrow_mut().pop_front()
@@ -302,7 +310,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// Somebody else waits for this pCPU.
     #[inline]
     pub(super) fn others(&self, at: &Pcpu<'_>) -> bool {
-        !at.queue.borrow().is_empty() || self.taken(at)
+        !at.queue.borrow().is_empty() || self.taken()
     }
 
     /// Interrupts that arrived in root mode go to the host's handlers. Returns whether the time slice is over.

@@ -16,7 +16,7 @@ use crate::engine::machine::{Guest, MachineConfig, MachineError, MachineRun, Run
 use crate::guest::GuestMemory;
 use crate::hypervisor::policy::HostVector;
 use crate::hypervisor::{Slot, Vcpu, Vm};
-use crate::memory::{Owner, PhysicalMemory, prefetch_whole};
+use crate::memory::{Owner, PhysicalMemory, with_huge_pages};
 use crate::processor::local_apic;
 use crate::record::Account;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -30,8 +30,6 @@ pub(super) type Memory = PhysicalMemory<Cell<u64>>;
 const TURNS: u32 = 1 << 14;
 /// So many pCPUs and their guests fit into a processor's caches: with more, memory is asked for before it is used.
 const FITS: usize = 256;
-/// So many arrivals before it is used.
-const READ_AHEAD: usize = 4;
 /// Cycles between two looks of the clock that adds vCPUs and looks for lost wake-ups.
 const TICK: u64 = 5_000_000;
 /// After so many HLT exits without an IPI, a delivery or an end of a program, vCPUs halt and wake for ever.
@@ -219,7 +217,8 @@ fn run_by(
     let pcpus = pcpus(&memory, config.pcpus)?;
     let states = vm_states(&memory, config, &vms)?;
     // Side by side: one allocation for each would be a third more memory.
-    let mut runners: Vec<Option<Runner>> = (0..config.slots()).map(|_| None).collect();
+    let mut runners: Vec<Option<Runner>> = with_huge_pages(config.slots() as usize);
+    runners.resize_with(config.slots() as usize, || None);
     let mut simulation = Simulation::new(&memory, config, &pcpus, &states, options.costs, options.log)?;
     simulation.unused = runners.iter_mut();
     simulation.may_be_alone = timetable.is_none() && may_be_alone(config, options.costs);
@@ -240,7 +239,7 @@ fn run_by(
 }
 
 fn pcpus(memory: &Memory, count: u32) -> Result<Vec<Pcpu<'_>>, MachineError> {
-    let mut pcpus = Vec::with_capacity(count as usize);
+    let mut pcpus = with_huge_pages(count as usize);
     for pcpu in 0..count {
         let address = memory.allocate(Owner::LocalApic { pcpu }, 64, 64)?;
         pcpus.extend(memory.line(address).map(Pcpu::new));
@@ -375,8 +374,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 at.request(vector);
                 self.current = NOBODY;
                 if LARGE {
-                    self.ask_for(self.calendar.arrival_after(2 * READ_AHEAD));
-                    self.ask_for_guest(self.calendar.arrival_after(READ_AHEAD));
+                    self.read_ahead_of_arrivals();
                 }
                 if !at.listens() {
                     // It is looked at when the stretch of code that is under way is over.
@@ -415,14 +413,14 @@ impl<'m, 'o> Simulation<'m, 'o> {
             // While it stops, whoever waits for the end sees it.
             self.limit = self.limit.min(if self.stopping { time + TICK } else { time_limit });
             if LARGE {
-                self.ask_for(Some(next));
+                self.read_ahead_of_turns(next);
             }
             let again = match pcpus.get(actor as usize) {
                 Some(at) => self.turn(at),
                 None => self.device(actor - first_device),
             };
             if LARGE {
-                self.ask_for_guest(Some(next));
+                self.read_ahead_after_turn(next);
             }
             self.calendar.lower(actor, again);
             self.turns += 1;
@@ -577,22 +575,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
 
     pub(super) fn request(&mut self, pcpu: u32, vector: u8) {
         self.pcpus[pcpu as usize].request(vector);
-    }
-
-    /// Asks for the memory of a pCPU that acts soon.
-    #[inline]
-    fn ask_for(&self, pcpu: Option<u32>) {
-        if let Some(at) = pcpu.and_then(|pcpu| self.pcpus.get(pcpu as usize)) {
-            prefetch_whole(at);
-        }
-    }
-
-    /// Asks for what the pCPU leads to: its own memory has been asked for.
-    #[inline]
-    fn ask_for_guest(&self, pcpu: Option<u32>) {
-        if let Some(at) = pcpu.and_then(|pcpu| self.pcpus.get(pcpu as usize)) {
-            at.read_ahead();
-        }
     }
 
     /// Puts a vCPU that can run into a queue. `delay`: until an idle pCPU runs it.

@@ -210,6 +210,20 @@ fn what_is_done_ahead_changes_nothing_but_the_number_of_turns() {
     assert_eq!(ahead.0, plain.0);
 }
 
+/// The largest machines have another calendar, which knows in order who acts, and ask for memory by it.
+#[test]
+fn idle_pcpus_change_nothing_however_many_they_are() {
+    let run = |pcpus: u32| {
+        let mut config = crowd(&json!([{"op": "eoi"}]));
+        config.pcpus = pcpus;
+        let run = fine(&config, None);
+        (run.cycles, run.spent, run.machine.account.counts, run.log.events().to_vec())
+    };
+    let (few, many) = (run(1000), run(9000));
+    assert!(few.3.len() > 10_000);
+    assert_eq!(few, many);
+}
+
 #[test]
 fn events_are_logged_as_far_as_there_is_room() {
     let config = machine(&ping(100), &json!({}), KVM);

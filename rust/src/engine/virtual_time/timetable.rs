@@ -1,7 +1,7 @@
 //! When the vCPUs of a recording do not run: their halts end, and the host takes their pCPUs away.
 
 use super::calendar::NEVER;
-use super::pcpu::{Pcpu, Phase};
+use super::pcpu::Phase;
 use super::simulation::{Simulation, Whereabouts};
 use crate::arch::Clause;
 use crate::engine::machine::Runner;
@@ -35,13 +35,21 @@ pub(super) struct Timetable {
     alarms: BinaryHeap<Reverse<(u64, u32)>>,
     /// The alarm of the halt that each vCPU is in.
     alarm: Vec<u64>,
+    /// Until when the host has the pCPU of each.
+    taken_until: Vec<u64>,
     fates: Fates,
 }
 
 impl Timetable {
     pub(super) fn new(slots: usize, mut preemptions: Vec<Preemption>) -> Self {
         preemptions.sort_by_key(|preemption| Reverse((preemption.from, preemption.slot)));
-        Self { preemptions, alarms: BinaryHeap::new(), alarm: vec![NEVER; slots], fates: vec![Vec::new(); slots] }
+        Self {
+            preemptions,
+            alarms: BinaryHeap::new(),
+            alarm: vec![NEVER; slots],
+            taken_until: vec![0; slots],
+            fates: vec![Vec::new(); slots],
+        }
     }
 
     /// An interrupt command was sent.
@@ -116,7 +124,9 @@ impl Simulation<'_, '_> {
     /// The host runs something else on the pCPU of a vCPU.
     fn take_pcpu(&mut self, Preemption { slot, until, .. }: Preemption) {
         let Some(pcpu) = self.pcpus.get(slot as usize) else { return };
-        pcpu.taken_until.set(pcpu.taken_until.get().max(until));
+        if let Some(taken) = self.timetable.as_mut().and_then(|it| it.taken_until.get_mut(slot as usize)) {
+            *taken = until.max(*taken);
+        }
         let phase = pcpu.phase.get();
         if phase != Phase::Idle {
             self.request(slot, LOCAL_TIMER_VECTOR);
@@ -126,15 +136,20 @@ impl Simulation<'_, '_> {
         }
     }
 
+    /// Until when somebody of the host's has the pCPU that acts.
+    #[inline]
+    fn taken_until(&self) -> u64 {
+        self.timetable.as_ref().and_then(|it| it.taken_until.get(self.current as usize)).copied().unwrap_or(0)
+    }
+
     /// The pCPU that acts is the host's for now.
     #[inline]
-    pub(super) fn taken(&self, at: &Pcpu<'_>) -> bool {
-        at.taken_until.get() > self.now
+    pub(super) fn taken(&self) -> bool {
+        self.taken_until() > self.now
     }
 
     /// When the pCPU that acts, and has nobody to run, looks again by itself.
     pub(super) fn free_again(&self) -> u64 {
-        let at = self.at();
-        if at.queue.borrow().is_empty() || !self.taken(at) { NEVER } else { at.taken_until.get() }
+        if self.at().queue.borrow().is_empty() || !self.taken() { NEVER } else { self.taken_until() }
     }
 }

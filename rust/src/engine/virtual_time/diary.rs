@@ -1,0 +1,367 @@
+//! When each of many actors acts: a page for each of the next cycles, of which the nearest are in order.
+//!
+//! In a large machine somebody acts in nearly every cycle. Who acts soon is known in order, so that its memory can be asked
+//! for before it is used, and a change writes down a number where a tournament plays eight rounds.
+
+use super::calendar::{NEVER, Place};
+use crate::memory::prefetch;
+use std::collections::BTreeSet;
+
+/// Cycles that have a page each.
+const PAGES: u64 = 1 << 14;
+/// So many actors are in order ahead of the first, if they act soon.
+const AHEAD: usize = 32;
+/// Steps in which memory is asked for.
+pub(super) const STEPS: usize = 4;
+/// So many that came late are looked through one by one.
+const FEW: usize = 16;
+/// Actors of a leaf: it fills a cache line.
+const LEAF: usize = 14;
+/// No leaf.
+const NONE: u32 = u32::MAX;
+
+/// A piece of a page.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Leaf {
+    actors: [u32; LEAF],
+    count: u32,
+    /// The leaf that was begun before.
+    next: u32,
+}
+
+/// An entry counts as long as its actor acts at its time: who acts at another time is written down anew, and what is in the
+/// pages of it is skipped when they are read.
+#[derive(Debug)]
+pub(super) struct Diary {
+    /// When each actor acts.
+    times: Vec<u64>,
+    first: Place,
+    /// In order, from `at` on. All entries before `opened` are here or among the late ones.
+    order: Vec<Place>,
+    at: usize,
+    /// Up to where those in order have been asked for, for each step.
+    asked: [usize; STEPS],
+    /// What was written down for a time before `opened`.
+    late: Vec<Place>,
+    opened: u64,
+    /// The last leaf of each page, from `opened` on around.
+    pages: Vec<u32>,
+    /// Pages that have a leaf, a bit each.
+    written: Vec<u64>,
+    leaves: Vec<Leaf>,
+    unused: u32,
+    /// Room to put a page in order.
+    on_page: Vec<u32>,
+    /// Beyond the pages.
+    far: BTreeSet<(u64, u32)>,
+}
+
+impl Diary {
+    /// For so many actors, none of which ever acts yet.
+    pub(super) fn new(actors: usize) -> Self {
+        Self {
+            times: vec![NEVER; actors],
+            first: Place::NOBODY,
+            order: Vec::new(),
+            at: 0,
+            asked: [0; STEPS],
+            late: Vec::new(),
+            opened: 0,
+            pages: vec![NONE; PAGES as usize],
+            written: vec![0; PAGES as usize / 64],
+            leaves: Vec::new(),
+            unused: NONE,
+            on_page: Vec::new(),
+            far: BTreeSet::new(),
+        }
+    }
+
+    /// When an actor acts next.
+    #[inline]
+    pub(super) fn time(&self, actor: u32) -> u64 {
+        self.times[actor as usize]
+    }
+
+    /// The first of all.
+    #[inline]
+    pub(super) const fn first(&self) -> Place {
+        self.first
+    }
+
+    /// An actor acts then, if that is earlier than it would have. Returns whether it is.
+    #[inline]
+    pub(super) fn lower(&mut self, actor: u32, time: u64) -> bool {
+        let place = Place { time, actor };
+        let before = self.times[actor as usize];
+        if time >= before {
+            return false;
+        }
+        self.times[actor as usize] = time;
+        self.strike_out(before, actor);
+        self.write_down(place);
+        if place.before(self.first) {
+            self.first = place;
+        }
+        true
+    }
+
+    /// An actor does not act.
+    #[inline]
+    pub(super) fn remove(&mut self, actor: u32) {
+        let time = std::mem::replace(&mut self.times[actor as usize], NEVER);
+        self.strike_out(time, actor);
+        if self.first.actor == actor {
+            self.find_first();
+        }
+    }
+
+    /// Asks for the memory that says when an actor acts.
+    #[inline]
+    pub(super) fn ask_for(&self, actor: u32) {
+        prefetch(&self.times, actor as usize);
+    }
+
+    /// Somebody who acts when not more than `others` have, as far as it is known. Each is named once for each `step`.
+    #[inline]
+    pub(super) fn soon(&mut self, step: usize, others: usize) -> Option<u32> {
+        let asked = &mut self.asked[step];
+        let end = self.order.len().min(self.at + others);
+        while *asked < end {
+            let Place { time, actor } = self.order[*asked];
+            *asked += 1;
+            if self.times[actor as usize] == time {
+                return Some(actor);
+            }
+        }
+        None
+    }
+
+    /// Pages skip what does not count any longer; what is beyond them would gather.
+    #[inline]
+    fn strike_out(&mut self, time: u64, actor: u32) {
+        if time != NEVER && time >= self.opened && time - self.opened >= PAGES {
+            self.far.remove(&(time, actor));
+        }
+    }
+
+    #[inline]
+    fn write_down(&mut self, place: Place) {
+        if place.time < self.opened {
+            self.late.push(place);
+        } else if place.time - self.opened < PAGES {
+            self.write_on_page(place);
+        } else {
+            self.far.insert((place.time, place.actor));
+        }
+    }
+
+    #[inline]
+    fn write_on_page(&mut self, Place { time, actor }: Place) {
+        let page = (time % PAGES) as usize;
+        let last = self.pages[page];
+        if let Some(leaf) = self.leaves.get_mut(last as usize)
+            && (leaf.count as usize) < LEAF
+        {
+            leaf.actors[leaf.count as usize] = actor;
+            leaf.count += 1;
+            return;
+        }
+        let leaf = Leaf { actors: [actor; LEAF], count: 1, next: last };
+        self.written[page / 64] |= 1 << (page % 64);
+        if let Some(free) = self.leaves.get_mut(self.unused as usize) {
+            self.pages[page] = self.unused;
+            self.unused = free.next;
+            *free = leaf;
+        } else {
+            self.pages[page] = self.leaves.len() as u32;
+            self.leaves.push(leaf);
+        }
+    }
+
+    fn stands(&self, place: Place) -> bool {
+        self.times[place.actor as usize] == place.time
+    }
+
+    fn find_first(&mut self) {
+        loop {
+            while let Some(&place) = self.order.get(self.at)
+                && !self.stands(place)
+            {
+                self.at += 1;
+            }
+            if self.order.len() - self.at < AHEAD {
+                self.open();
+            }
+            let next = self.order.get(self.at).copied().unwrap_or(Place::NOBODY);
+            if !self.late.is_empty() {
+                if self.late.len() > FEW {
+                    self.put_in_order();
+                    continue;
+                }
+                let times = &self.times;
+                self.late.retain(|place| times[place.actor as usize] == place.time);
+                let late = self.late.iter().copied().reduce(|one, other| if one.before(other) { one } else { other });
+                self.first = late.filter(|late| late.before(next)).unwrap_or(next);
+                return;
+            }
+            if next == Place::NOBODY || self.stands(next) {
+                self.first = next;
+                return;
+            }
+        }
+    }
+
+    /// Those that came late go where they belong.
+    #[inline(never)]
+    fn put_in_order(&mut self) {
+        self.order.drain(..self.at);
+        (self.at, self.asked) = (0, [0; STEPS]);
+        self.order.append(&mut self.late);
+        let times = &self.times;
+        self.order.retain(|place| times[place.actor as usize] == place.time);
+        self.order.sort_unstable_by_key(|place| (place.time, place.actor));
+        self.order.dedup();
+    }
+
+    /// Puts the next pages in order, until enough actors are.
+    #[inline(never)]
+    fn open(&mut self) {
+        self.order.drain(..self.at);
+        self.asked = self.asked.map(|asked| asked.saturating_sub(self.at));
+        self.at = 0;
+        while self.order.len() < 2 * AHEAD {
+            let Some(time) = self.next_page() else { return };
+            self.opened = time + 1;
+            self.read(time);
+        }
+    }
+
+    /// The time of the next page on which something is.
+    fn next_page(&mut self) -> Option<u64> {
+        loop {
+            while let Some(&(time, actor)) = self.far.first()
+                && time - self.opened < PAGES
+            {
+                self.far.pop_first();
+                self.write_on_page(Place { time, actor });
+            }
+            let from = (self.opened % PAGES) as usize;
+            let words = self.written.len();
+            for step in 0..=words {
+                let at = (from / 64 + step) % words;
+                // The first word is looked at twice: from there on, and at last up to there.
+                let mask = if step == 0 { u64::MAX << (from % 64) } else { u64::MAX };
+                let bits = self.written[at] & mask;
+                if bits != 0 {
+                    let page = (at * 64) as u64 + u64::from(bits.trailing_zeros());
+                    return Some(self.opened + (page + PAGES - from as u64) % PAGES);
+                }
+            }
+            self.opened = self.far.first()?.0;
+        }
+    }
+
+    /// Takes what stands on a page, in order.
+    fn read(&mut self, time: u64) {
+        let page = (time % PAGES) as usize;
+        self.written[page / 64] &= !(1 << (page % 64));
+        let mut last = std::mem::replace(&mut self.pages[page], NONE);
+        let mut on_page = std::mem::take(&mut self.on_page);
+        on_page.clear();
+        while let Some(leaf) = self.leaves.get_mut(last as usize) {
+            let next = std::mem::replace(&mut leaf.next, self.unused);
+            (self.unused, last) = (last, next);
+            on_page.extend(leaf.actors[..leaf.count as usize].iter().rev());
+        }
+        // As they were written down: those of one moment are in order.
+        on_page.reverse();
+        on_page.retain(|&actor| self.times[actor as usize] == time);
+        #[allow(clippy::stable_sort_primitive, reason = "a page is a few runs in order, which it merges")]
+        on_page.sort();
+        on_page.dedup();
+        self.order.extend(on_page.iter().map(|&actor| Place { time, actor }));
+        self.on_page = on_page;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Cycles until an actor acts again: none, a few, some, more than there are pages; never.
+    fn step() -> impl Strategy<Value = u64> {
+        prop_oneof![4 => 0..4u64, 4 => 0..40u64, 2 => 0..3000u64, 1 => 0..5 * PAGES, 1 => Just(NEVER)]
+    }
+
+    proptest! {
+        /// The first is the earliest, and of several the one with the lowest number, whatever happens in which order.
+        #[test]
+        fn the_first_is_the_earliest(
+            actors in 1..150u32,
+            changes in proptest::collection::vec((any::<u32>(), step()), 1..500),
+        ) {
+            let mut diary = Diary::new(actors as usize);
+            let mut plain = vec![NEVER; actors as usize];
+            let mut now = 0;
+            for (number, step) in changes {
+                // Mostly who is first acts, as in a run.
+                let Place { time, actor } = diary.first();
+                let actor = if number % 3 > 0 && time != NEVER { actor } else { number / 3 % actors };
+                if actor == diary.first().actor {
+                    now = time;
+                }
+                let again = if step == NEVER { NEVER } else { now + step };
+                if number % 5 > 0 || again >= plain[actor as usize] {
+                    diary.remove(actor);
+                }
+                diary.lower(actor, again);
+                plain[actor as usize] = again;
+                let first = (0..actors).min_by_key(|&actor| (plain[actor as usize], actor)).unwrap();
+                let expected = match plain[first as usize] {
+                    NEVER => Place::NOBODY,
+                    time => Place { time, actor: first },
+                };
+                prop_assert_eq!(diary.first(), expected);
+                prop_assert_eq!(diary.time(actor), again);
+            }
+        }
+    }
+
+    #[test]
+    fn who_acts_soon_is_named_once_for_each_step() {
+        let mut diary = Diary::new(100);
+        for actor in 0..100 {
+            diary.lower(actor, u64::from(99 - actor) * 2);
+        }
+        // 99 is first; 98 does not act any longer.
+        diary.remove(98);
+        diary.remove(99);
+        let named = |diary: &mut Diary, step| std::iter::from_fn(|| diary.soon(step, 4)).collect::<Vec<_>>();
+        assert_eq!(named(&mut diary, 0), [97, 96, 95, 94]);
+        assert!(named(&mut diary, 0).is_empty());
+        diary.remove(97);
+        assert_eq!(named(&mut diary, 0), [93]);
+        assert_eq!(named(&mut diary, 1), [96, 95, 94, 93]);
+    }
+
+    /// What is struck out leaves nothing behind.
+    #[test]
+    fn leaves_are_used_again() {
+        let mut diary = Diary::new(50);
+        for time in 0..5000 {
+            for actor in 0..50 {
+                diary.remove(actor);
+                diary.lower(actor, time + 3);
+            }
+        }
+        assert!(diary.leaves.len() < 50, "{}", diary.leaves.len());
+        assert!(diary.order.capacity() + diary.late.capacity() < 2000);
+        diary.lower(0, 0);
+        diary.remove(0);
+        diary.lower(0, 10 * PAGES);
+        diary.remove(0);
+        assert!(diary.far.is_empty());
+    }
+}
