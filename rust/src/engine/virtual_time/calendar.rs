@@ -4,7 +4,7 @@
 //! then actors by number. pCPUs are actors, then devices, then the clock that adds vCPUs.
 
 use super::diary::Diary;
-use super::tournament::Tournament;
+use super::tournament::{Group, Tournament, WIDTH};
 use crate::memory::prefetch;
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ pub(super) const NEVER: u64 = u64::MAX / 2;
 
 /// Actors that a tournament is for: the memory of so many pCPUs and their guests fits into a large processor's caches, and
 /// to keep more of them in order costs more than it spares.
-const FEW: usize = 8192;
+const FITS: usize = 8192;
 /// So many arrivals at a time are many.
 const MANY: usize = 8;
 
@@ -29,6 +29,7 @@ pub(super) struct Arrival {
 #[derive(Debug)]
 pub(super) struct Calendar {
     turns: Turns,
+    first: Place,
     /// When the next interrupt arrives, and which.
     arrival_time: u64,
     arrival_pcpu: u32,
@@ -71,17 +72,24 @@ impl Place {
 /// When each actor acts next.
 #[derive(Debug)]
 enum Turns {
-    Few(Tournament),
+    Few(Group),
+    More(Tournament),
     Many(Box<Diary>),
 }
 
 impl Calendar {
     /// For so many actors, the first of which are pCPUs. None of them ever acts yet.
     pub(super) fn new(actors: usize, pcpus: usize) -> Self {
-        let turns =
-            if actors > FEW { Turns::Many(Box::new(Diary::new(actors))) } else { Turns::Few(Tournament::new(actors)) };
+        let turns = if actors <= WIDTH {
+            Turns::Few(Group::new(actors as u32))
+        } else if actors <= FITS {
+            Turns::More(Tournament::new(actors))
+        } else {
+            Turns::Many(Box::new(Diary::new(actors)))
+        };
         Self {
             turns,
+            first: Place { time: NEVER, actor: 0 },
             arrival_time: NEVER,
             arrival_pcpu: 0,
             arrival_vector: 0,
@@ -94,7 +102,8 @@ impl Calendar {
     #[inline]
     pub(super) fn time(&self, actor: u32) -> u64 {
         match &self.turns {
-            Turns::Few(turns) => turns.time(actor),
+            Turns::Few(turns) => turns.at(actor as usize).time,
+            Turns::More(turns) => turns.time(actor),
             Turns::Many(turns) => turns.time(actor),
         }
     }
@@ -108,29 +117,67 @@ impl Calendar {
     /// An actor acts then, if that is earlier than it would have. Returns whether it is.
     #[inline]
     pub(super) fn lower(&mut self, actor: u32, time: u64) -> bool {
-        match &mut self.turns {
-            Turns::Few(turns) => turns.lower(actor, time),
-            Turns::Many(turns) => turns.lower(actor, time),
+        let Turns::Few(turns) = &mut self.turns else { return self.lower_one_of_more(actor, time) };
+        let place = Place { time, actor };
+        if time >= turns.at(actor as usize).time {
+            return false;
         }
+        turns.set(actor as usize, place);
+        if place.before(self.first) {
+            self.first = place;
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn lower_one_of_more(&mut self, actor: u32, time: u64) -> bool {
+        let place = Place { time, actor };
+        let lowered = match &mut self.turns {
+            Turns::Few(_) => false,
+            Turns::More(turns) => turns.lower(place),
+            Turns::Many(turns) => turns.lower(place),
+        };
+        if lowered && place.before(self.first) {
+            self.first = place;
+        }
+        lowered
     }
 
     /// An actor does not act.
     #[inline]
     pub(super) fn remove(&mut self, actor: u32) {
+        if let Turns::Few(turns) = &mut self.turns {
+            turns.set(actor as usize, Place { time: NEVER, actor });
+            self.first = turns.first();
+        } else {
+            self.remove_one_of_more(actor);
+        }
+    }
+
+    #[inline(never)]
+    fn remove_one_of_more(&mut self, actor: u32) {
+        let was_first = self.first.actor == actor;
         match &mut self.turns {
-            Turns::Few(turns) => turns.remove(actor),
-            Turns::Many(turns) => turns.remove(actor),
+            Turns::Few(_) => {}
+            Turns::More(turns) => {
+                turns.remove(actor);
+                if was_first {
+                    self.first = turns.first();
+                }
+            }
+            Turns::Many(turns) => {
+                turns.remove(actor);
+                if was_first {
+                    self.first = turns.find_first();
+                }
+            }
         }
     }
 
     /// The first actor's time, and the actor.
     #[inline]
     pub(super) const fn first(&self) -> (u64, u32) {
-        let Place { time, actor } = match &self.turns {
-            Turns::Few(turns) => turns.first(),
-            Turns::Many(turns) => turns.first(),
-        };
-        (time, actor)
+        (self.first.time, self.first.actor)
     }
 
     /// Whether more is known in order than who is first.
@@ -143,7 +190,7 @@ impl Calendar {
     #[inline]
     pub(super) fn soon(&mut self, step: usize, others: usize) -> Option<u32> {
         match &mut self.turns {
-            Turns::Few(_) => None,
+            Turns::Few(_) | Turns::More(_) => None,
             Turns::Many(turns) => turns.soon(step, others),
         }
     }

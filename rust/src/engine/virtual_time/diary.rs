@@ -36,7 +36,6 @@ struct Leaf {
 pub(super) struct Diary {
     /// When each actor acts.
     times: Vec<u64>,
-    first: Place,
     /// In order, from `at` on. All entries before `opened` are here or among the late ones.
     order: Vec<Place>,
     at: usize,
@@ -62,7 +61,6 @@ impl Diary {
     pub(super) fn new(actors: usize) -> Self {
         Self {
             times: vec![NEVER; actors],
-            first: Place::NOBODY,
             order: Vec::new(),
             at: 0,
             asked: [0; STEPS],
@@ -83,37 +81,22 @@ impl Diary {
         self.times[actor as usize]
     }
 
-    /// The first of all.
-    #[inline]
-    pub(super) const fn first(&self) -> Place {
-        self.first
-    }
-
     /// An actor acts then, if that is earlier than it would have. Returns whether it is.
-    #[inline]
-    pub(super) fn lower(&mut self, actor: u32, time: u64) -> bool {
-        let place = Place { time, actor };
-        let before = self.times[actor as usize];
-        if time >= before {
+    pub(super) fn lower(&mut self, place: Place) -> bool {
+        let before = self.times[place.actor as usize];
+        if place.time >= before {
             return false;
         }
-        self.times[actor as usize] = time;
-        self.strike_out(before, actor);
+        self.times[place.actor as usize] = place.time;
+        self.strike_out(before, place.actor);
         self.write_down(place);
-        if place.before(self.first) {
-            self.first = place;
-        }
         true
     }
 
     /// An actor does not act.
-    #[inline]
     pub(super) fn remove(&mut self, actor: u32) {
         let time = std::mem::replace(&mut self.times[actor as usize], NEVER);
         self.strike_out(time, actor);
-        if self.first.actor == actor {
-            self.find_first();
-        }
     }
 
     /// Asks for the memory that says when an actor acts.
@@ -183,7 +166,8 @@ impl Diary {
         self.times[place.actor as usize] == place.time
     }
 
-    fn find_first(&mut self) {
+    /// The first of all.
+    pub(super) fn find_first(&mut self) -> Place {
         loop {
             while let Some(&place) = self.order.get(self.at)
                 && !self.stands(place)
@@ -202,12 +186,10 @@ impl Diary {
                 let times = &self.times;
                 self.late.retain(|place| times[place.actor as usize] == place.time);
                 let late = self.late.iter().copied().reduce(|one, other| if one.before(other) { one } else { other });
-                self.first = late.filter(|late| late.before(next)).unwrap_or(next);
-                return;
+                return late.filter(|late| late.before(next)).unwrap_or(next);
             }
             if next == Place::NOBODY || self.stands(next) {
-                self.first = next;
-                return;
+                return next;
             }
         }
     }
@@ -307,23 +289,23 @@ mod tests {
             let mut now = 0;
             for (number, step) in changes {
                 // Mostly who is first acts, as in a run.
-                let Place { time, actor } = diary.first();
+                let Place { time, actor } = diary.find_first();
                 let actor = if number % 3 > 0 && time != NEVER { actor } else { number / 3 % actors };
-                if actor == diary.first().actor {
+                if actor == diary.find_first().actor {
                     now = time;
                 }
                 let again = if step == NEVER { NEVER } else { now + step };
                 if number % 5 > 0 || again >= plain[actor as usize] {
                     diary.remove(actor);
                 }
-                diary.lower(actor, again);
+                diary.lower(Place { time: again, actor });
                 plain[actor as usize] = again;
                 let first = (0..actors).min_by_key(|&actor| (plain[actor as usize], actor)).unwrap();
                 let expected = match plain[first as usize] {
                     NEVER => Place::NOBODY,
                     time => Place { time, actor: first },
                 };
-                prop_assert_eq!(diary.first(), expected);
+                prop_assert_eq!(diary.find_first(), expected);
                 prop_assert_eq!(diary.time(actor), again);
             }
         }
@@ -333,15 +315,17 @@ mod tests {
     fn who_acts_soon_is_named_once_for_each_step() {
         let mut diary = Diary::new(100);
         for actor in 0..100 {
-            diary.lower(actor, u64::from(99 - actor) * 2);
+            diary.lower(Place { time: u64::from(99 - actor) * 2, actor });
         }
         // 99 is first; 98 does not act any longer.
         diary.remove(98);
         diary.remove(99);
+        assert_eq!(diary.find_first().actor, 97);
         let named = |diary: &mut Diary, step| std::iter::from_fn(|| diary.soon(step, 4)).collect::<Vec<_>>();
         assert_eq!(named(&mut diary, 0), [97, 96, 95, 94]);
         assert!(named(&mut diary, 0).is_empty());
         diary.remove(97);
+        assert_eq!(diary.find_first().actor, 96);
         assert_eq!(named(&mut diary, 0), [93]);
         assert_eq!(named(&mut diary, 1), [96, 95, 94, 93]);
     }
@@ -353,14 +337,15 @@ mod tests {
         for time in 0..5000 {
             for actor in 0..50 {
                 diary.remove(actor);
-                diary.lower(actor, time + 3);
+                diary.lower(Place { time: time + 3, actor });
+                diary.find_first();
             }
         }
         assert!(diary.leaves.len() < 50, "{}", diary.leaves.len());
         assert!(diary.order.capacity() + diary.late.capacity() < 2000);
-        diary.lower(0, 0);
+        diary.lower(Place { time: 0, actor: 0 });
         diary.remove(0);
-        diary.lower(0, 10 * PAGES);
+        diary.lower(Place { time: 10 * PAGES, actor: 0 });
         diary.remove(0);
         assert!(diary.far.is_empty());
     }

@@ -11,38 +11,44 @@ pub(super) struct Tournament {
     groups: Vec<Group>,
     /// Where each round begins.
     rounds: Vec<usize>,
-    first: Place,
 }
 
 /// So many play at a time.
-const WIDTH: usize = 4;
+pub(super) const WIDTH: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-struct Group {
+pub(super) struct Group {
     times: [u64; WIDTH],
     actors: [u32; WIDTH],
 }
 
 impl Group {
+    /// Those with the lowest numbers, none of which ever acts yet.
+    pub(super) fn new(actors: u32) -> Self {
+        Self::of(std::array::from_fn(|i| {
+            if (i as u32) < actors { Place { time: NEVER, actor: i as u32 } } else { Place::NOBODY }
+        }))
+    }
+
     fn of(places: [Place; WIDTH]) -> Self {
         Self { times: places.map(|place| place.time), actors: places.map(|place| place.actor) }
     }
 
     #[inline]
-    const fn at(&self, number: usize) -> Place {
+    pub(super) const fn at(&self, number: usize) -> Place {
         Place { time: self.times[number % WIDTH], actor: self.actors[number % WIDTH] }
     }
 
     #[inline]
-    const fn set(&mut self, number: usize, Place { time, actor }: Place) {
+    pub(super) const fn set(&mut self, number: usize, Place { time, actor }: Place) {
         self.times[number % WIDTH] = time;
         self.actors[number % WIDTH] = actor;
     }
 
     /// The first. At the same time it is the one on the left, whose actor has the lower number.
     #[inline]
-    const fn first(&self) -> Place {
+    pub(super) const fn first(&self) -> Place {
         let [a, b, c, d] = self.times;
         let (left, right) = ((b < a) as usize, 2 + (d < c) as usize);
         let number = if self.times[right] < self.times[left] { right } else { left };
@@ -64,8 +70,8 @@ impl Tournament {
                 .collect();
             players = round.iter().map(Group::first).collect();
             groups.extend(round);
-            if let [first] = players[..] {
-                return Self { groups, rounds, first };
+            if players.len() == 1 {
+                return Self { groups, rounds };
             }
         }
     }
@@ -77,55 +83,28 @@ impl Tournament {
     }
 
     /// An actor acts then, if that is earlier than it would have. Returns whether it is.
-    #[inline]
-    pub(super) fn lower(&mut self, actor: u32, time: u64) -> bool {
-        let place = Place { time, actor };
-        let known = &mut self.groups[actor as usize / WIDTH].times[actor as usize % WIDTH];
-        if time >= *known {
+    pub(super) fn lower(&mut self, place: Place) -> bool {
+        if place.time >= self.time(place.actor) {
             return false;
         }
-        *known = time;
-        if (self.rounds.len() == 1 || self.wins_on(place)) && place.before(self.first) {
-            self.first = place;
-        }
-        true
-    }
-
-    /// Whether it wins the rounds after the first.
-    #[inline(never)]
-    fn wins_on(&mut self, place: Place) -> bool {
         let mut at = place.actor as usize;
-        for &round in self.rounds.iter().skip(1) {
-            at /= WIDTH;
+        for &round in &self.rounds {
             let group = &mut self.groups[round + at / WIDTH];
             if !place.before(group.at(at)) {
                 // Another wins already.
-                return false;
+                break;
             }
             group.set(at, place);
+            at /= WIDTH;
         }
         true
     }
 
     /// An actor does not act.
-    #[inline]
     pub(super) fn remove(&mut self, actor: u32) {
-        let group = &mut self.groups[actor as usize / WIDTH];
-        group.times[actor as usize % WIDTH] = NEVER;
-        let first = group.first();
-        if self.rounds.len() > 1 {
-            self.loses_on(actor, first);
-        } else {
-            self.first = first;
-        }
-    }
-
-    /// In the rounds after the first it loses against others: in the next against `first`.
-    #[inline(never)]
-    fn loses_on(&mut self, actor: u32, mut first: Place) {
+        let mut first = Place { time: NEVER, actor };
         let mut at = actor as usize;
-        for &round in self.rounds.iter().skip(1) {
-            at /= WIDTH;
+        for &round in &self.rounds {
             let group = &mut self.groups[round + at / WIDTH];
             if group.at(at).actor != actor {
                 // It had not won.
@@ -133,15 +112,12 @@ impl Tournament {
             }
             group.set(at, first);
             first = group.first();
-        }
-        if self.first.actor == actor {
-            self.first = first;
+            at /= WIDTH;
         }
     }
 
     /// The first of all.
-    #[inline]
-    pub(super) const fn first(&self) -> Place {
-        self.first
+    pub(super) fn first(&self) -> Place {
+        self.groups.last().map_or(Place::NOBODY, Group::first)
     }
 }
