@@ -1,9 +1,9 @@
 //! Where a vCPU is in its program, and what it does next.
 
 use super::action::{Action, Actor, Moment, Teller};
-use super::code::{Entry, GuestCode, Listing};
+use super::code::{GuestCode, Listing};
+use super::frames::Frames;
 use super::program::Instruction;
-use super::rounds::Rounds;
 use super::sends::Via;
 use super::shared::GuestMemory;
 use super::sight::Sight;
@@ -16,38 +16,10 @@ use crate::memory::Word;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-/// Where a vCPU is in a program or a handler.
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    /// Where its loops begin in [`Rounds`].
-    loops: u32,
-    /// Not the first field: each act would make the frame's address to reach it, 2 % of virtual time's instructions.
-    next: u32,
-    /// RFLAGS.IF when the handler ends.
-    interrupts: bool,
-    /// Cycles of the computation that the handler interrupted.
-    computing: u32,
-}
-
-impl Frame {
-    /// Neither in a program nor in a handler.
-    const IDLE: Self = Self { next: GuestCode::IDLE, loops: 0, interrupts: true, computing: 0 };
-
-    #[inline]
-    const fn is_idle(&self) -> bool {
-        self.next == GuestCode::IDLE
-    }
-}
-
 /// Where a vCPU is.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    frame: Frame,
-    /// What its handler interrupted; idle if nothing, for what idles is not kept.
-    interrupted: Frame,
-    /// What that had interrupted in turn, the program's frame first.
-    below: Vec<Frame>,
-    rounds: Rounds,
+    frames: Frames,
     random: Xoshiro256PlusPlus,
     /// Signals counted when this vCPU last waited for each.
     waited: Vec<u64>,
@@ -66,10 +38,7 @@ impl Cursor {
     #[must_use]
     pub fn new(code: &GuestCode, vcpu: u32, seed: u64) -> Self {
         let mut cursor = Self {
-            frame: Frame::IDLE,
-            interrupted: Frame::IDLE,
-            below: Vec::new(),
-            rounds: Rounds::default(),
+            frames: Frames::IDLE,
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             waited: Vec::new(),
             calls: 0,
@@ -88,21 +57,16 @@ impl Cursor {
             if self.half_sent.take().is_some() {
                 self.again();
             }
-            if !self.interrupted.is_idle() {
-                self.frame = self.below.first().copied().unwrap_or(self.interrupted);
-            }
-            self.forget_interrupted();
-            self.enter(start_up, true, 0);
+            self.frames.back_to_program();
+            self.frames.enter(start_up, true, 0);
             return;
         }
         self.begun = true;
-        self.forget_interrupted();
-        self.rounds.truncate(0);
-        self.frame = Frame::IDLE;
+        self.frames = Frames::IDLE;
         self.next_target = None;
         self.half_sent = None;
         if let Some(program) = code.entry_of(vcpu) {
-            self.enter(program, true, 0);
+            self.frames.enter(program, true, 0);
         }
     }
 
@@ -111,7 +75,7 @@ impl Cursor {
     #[inline]
     pub fn interrupt(&mut self, code: &GuestCode, vector: u8, interrupts: bool, computing: u32) {
         if let Some(handler) = code.handler(vector) {
-            self.enter(handler, interrupts, computing);
+            self.frames.enter(handler, interrupts, computing);
         }
     }
 
@@ -125,10 +89,10 @@ impl Cursor {
     #[inline]
     #[must_use]
     pub fn keeps_to_itself(&self, code: &GuestCode) -> bool {
-        match code.at(self.frame.next) {
+        match code.at(self.frames.top.next) {
             _ if self.half_sent.is_some() => false,
             // The end of a handler; that of the program is the run's business.
-            Some(Instruction::End) => !self.interrupted.is_idle(),
+            Some(Instruction::End) => self.frames.in_handler(),
             Some(Instruction::Eoi | Instruction::LoopBegin { .. } | Instruction::Goto(_)) => true,
             Some(Instruction::LoopEnd { times, .. }) => times.is_some(),
             _ => false,
@@ -138,7 +102,7 @@ impl Cursor {
     /// To whom its next act sends an interrupt, and which, if it does and that is known. A loop may end there instead.
     #[must_use]
     pub fn sends_to(&self, code: &GuestCode, me: u32, vcpus: u32) -> Option<(u32, u8)> {
-        let next = match code.at(self.frame.next)? {
+        let next = match code.at(self.frames.top.next)? {
             Instruction::LoopEnd { start, .. } => code.at(*start)?,
             next => next,
         };
@@ -156,24 +120,7 @@ impl Cursor {
     #[inline]
     #[must_use]
     pub fn computes(&self, code: &GuestCode) -> bool {
-        self.half_sent.is_none() && matches!(code.at(self.frame.next), Some(Instruction::Compute { .. }))
-    }
-
-    #[inline]
-    fn enter(&mut self, Entry { start, loops }: Entry, interrupts: bool, computing: u32) {
-        let begin = self.rounds.add(loops);
-        if !self.frame.is_idle() {
-            if !self.interrupted.is_idle() {
-                self.below.push(self.interrupted);
-            }
-            self.interrupted = self.frame;
-        }
-        self.frame = Frame { next: start, loops: begin, interrupts, computing };
-    }
-
-    fn forget_interrupted(&mut self) {
-        self.interrupted = Frame::IDLE;
-        self.below.clear();
+        self.half_sent.is_none() && matches!(code.at(self.frames.top.next), Some(Instruction::Compute { .. }))
     }
 
     /// What the vCPU does next.
@@ -189,8 +136,8 @@ impl Cursor {
             self.half_sent = None;
             return actor.act_seldom(Action::Send { icr, via: Via::Mmio });
         }
-        let Some(instruction) = code.at(self.frame.next) else { return self.end(actor) };
-        self.frame.next += 1;
+        let Some(instruction) = code.at(self.frames.top.next) else { return self.end(actor) };
+        self.frames.top.next += 1;
         match instruction {
             Instruction::End => self.end(actor),
             Instruction::Compute { cycles } => actor.act(Action::Compute { cycles: *cycles }),
@@ -198,16 +145,16 @@ impl Cursor {
                 actor.act(Action::Wrmsr { msr: X2APIC_EOI, value: 0 })
             }
             Instruction::LoopEnd { number, start, times: Some(times) } => {
-                let rounds = self.rounds.of(self.frame.loops, *number);
+                let rounds = self.frames.rounds(*number);
                 *rounds += 1;
                 if *rounds < *times {
-                    self.frame.next = *start;
+                    self.frames.top.next = *start;
                 }
                 actor.act(Action::Internal)
             }
             Instruction::LoopEnd { start, times: None, .. } => {
                 if !actor.sight().stopping() {
-                    self.frame.next = *start;
+                    self.frames.top.next = *start;
                 }
                 actor.act(Action::Internal)
             }
@@ -238,14 +185,10 @@ impl Cursor {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as step")]
     fn end<A: Actor>(&mut self, actor: A) -> A::Step {
-        let Frame { interrupts, computing, loops, .. } = self.frame;
-        self.rounds.truncate(loops);
-        self.frame = self.interrupted;
-        if self.frame.is_idle() {
-            return actor.act_seldom(Action::Idle);
+        match self.frames.leave() {
+            Some((interrupts, computing)) => actor.act(Action::Return { interrupts, computing }),
+            None => actor.act_seldom(Action::Idle),
         }
-        self.interrupted = self.below.pop().unwrap_or(Frame::IDLE);
-        actor.act(Action::Return { interrupts, computing })
     }
 
     /// Instructions of which programs do not have many.
@@ -255,18 +198,18 @@ impl Cursor {
             Instruction::Hlt => Action::Hlt,
             Instruction::Interrupts { enabled } => Action::Interrupts { enabled: *enabled },
             Instruction::Goto(to) => {
-                self.frame.next = *to;
+                self.frames.top.next = *to;
                 Action::Internal
             }
             Instruction::LoopBegin { number } => {
-                *self.rounds.of(self.frame.loops, *number) = 0;
+                *self.frames.rounds(*number) = 0;
                 Action::Internal
             }
             Instruction::Choose { branches } => {
                 let sum = branches.last().map_or(1, |&(sum, _)| sum);
                 let drawn = below(&mut self.random, sum);
                 if let Some(&(_, start)) = branches.iter().find(|&&(upper, _)| drawn < upper) {
-                    self.frame.next = start;
+                    self.frames.top.next = start;
                 }
                 Action::Internal
             }
@@ -312,7 +255,7 @@ impl Cursor {
 
     /// The instruction that was just read comes again.
     fn again(&mut self) {
-        self.frame.next -= 1;
+        self.frames.top.next -= 1;
     }
 
     /// Whether a signal has been counted as often as this vCPU waits for.

@@ -5,9 +5,9 @@ mod code;
 mod cursor;
 #[cfg(test)]
 mod cursor_tests;
+mod frames;
 mod program;
 mod recorded;
-mod rounds;
 mod sends;
 mod shared;
 mod sight;
