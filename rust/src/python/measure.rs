@@ -46,7 +46,7 @@ pub(super) fn measure(py: Python<'_>, path: &str, policy: &str, costs: &str) -> 
             "bare-threads" => paths::bare().map(beside),
             "arithmetic-threads" => Ok(beside(paths::arithmetic())),
             "virtual-time-ping" => alone(paths::ping(policy, &costs)),
-            "virtual-time-storm" => paths::storm(policy, 4096, &costs).map(beside),
+            "virtual-time-storm" => paths::storm(policy, 4096, "random", &costs).map(beside),
             "explorer" => alone(paths::explorer(policy)),
             "intake" => alone(paths::intake()),
             "vm-build" => alone(paths::large_vm(policy, &costs).map(|(seconds, _)| seconds)),

@@ -1,6 +1,7 @@
 //! The end of a run: its books.
 
-use super::simulation::{End, Simulation, VirtualRun};
+use super::run::VirtualRun;
+use super::simulation::{End, Simulation};
 use super::timetable::Timetable;
 use crate::engine::machine::verdict::{lost_wakeup, settle, stall};
 use crate::engine::machine::{MachineRun, Runner, VmResult};

@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 const PAGES: u64 = 1 << 14;
 /// So many actors are in order ahead of the first, if they act soon.
 const AHEAD: usize = 32;
+/// Of the next so many cycles, if there are others.
+const NEAR: u64 = 256;
 /// Steps in which memory is asked for.
 pub(super) const STEPS: usize = 4;
 /// So many that came late are looked through one by one.
@@ -180,7 +182,7 @@ impl Diary {
             let next = self.order.get(self.at).copied().unwrap_or(Place::NOBODY);
             if !self.late.is_empty() {
                 if self.late.len() > FEW {
-                    self.put_in_order();
+                    self.turn_back();
                     continue;
                 }
                 let times = &self.times;
@@ -194,16 +196,41 @@ impl Diary {
         }
     }
 
-    /// Those that came late go where they belong.
+    /// Pages were opened too early: they are closed again from the earliest that is left on, and what came late is written
+    /// where it belongs. Where many act in the same few cycles each would else come late behind those that act long after.
     #[inline(never)]
-    fn put_in_order(&mut self) {
+    fn turn_back(&mut self) {
         self.order.drain(..self.at);
         (self.at, self.asked) = (0, [0; STEPS]);
         self.order.append(&mut self.late);
         let times = &self.times;
         self.order.retain(|place| times[place.actor as usize] == place.time);
-        self.order.sort_unstable_by_key(|place| (place.time, place.actor));
-        self.order.dedup();
+        let mut left = std::mem::take(&mut self.order);
+        if let Some(first) = left.iter().map(|place| place.time).min() {
+            self.close_from(first);
+        }
+        for place in left.drain(..) {
+            self.write_down(place);
+        }
+        self.order = left;
+    }
+
+    /// `first` is on the first page that is not open. Nothing is in order.
+    fn close_from(&mut self, first: u64) {
+        // Pages that come in again take the places of as many at the end.
+        let kept = first.max(self.opened.saturating_sub(PAGES)) + PAGES;
+        for time in kept..self.opened + PAGES {
+            if self.is_written(time) {
+                self.read(time);
+                self.far.extend(self.order.drain(..).map(|place| (place.time, place.actor)));
+            }
+        }
+        self.opened = first;
+    }
+
+    fn is_written(&self, time: u64) -> bool {
+        let page = (time % PAGES) as usize;
+        self.written[page / 64] & 1 << (page % 64) != 0
     }
 
     /// Puts the next pages in order, until enough actors are.
@@ -213,14 +240,16 @@ impl Diary {
         self.asked = self.asked.map(|asked| asked.saturating_sub(self.at));
         self.at = 0;
         while self.order.len() < 2 * AHEAD {
-            let Some(time) = self.next_page() else { return };
+            // Who acts long after the others waits on a page: who is written down until then would come late.
+            let pages = if self.order.is_empty() { PAGES } else { NEAR };
+            let Some(time) = self.next_page(pages) else { return };
             self.opened = time + 1;
             self.read(time);
         }
     }
 
-    /// The time of the next page on which something is.
-    fn next_page(&mut self) -> Option<u64> {
+    /// The time of the next page on which something is, if it is one of the next `pages`; if those are all, of any.
+    fn next_page(&mut self, pages: u64) -> Option<u64> {
         loop {
             while let Some(&(time, actor)) = self.far.first()
                 && time - self.opened < PAGES
@@ -230,15 +259,18 @@ impl Diary {
             }
             let from = (self.opened % PAGES) as usize;
             let words = self.written.len();
-            for step in 0..=words {
+            // The first word is looked at twice: from there on, and at last up to there.
+            for step in 0..=(pages as usize).div_ceil(64) {
                 let at = (from / 64 + step) % words;
-                // The first word is looked at twice: from there on, and at last up to there.
                 let mask = if step == 0 { u64::MAX << (from % 64) } else { u64::MAX };
                 let bits = self.written[at] & mask;
                 if bits != 0 {
                     let page = (at * 64) as u64 + u64::from(bits.trailing_zeros());
                     return Some(self.opened + (page + PAGES - from as u64) % PAGES);
                 }
+            }
+            if pages < PAGES {
+                return None;
             }
             self.opened = self.far.first()?.0;
         }
@@ -348,5 +380,34 @@ mod tests {
         diary.lower(Place { time: 10 * PAGES, actor: 0 });
         diary.remove(0);
         assert!(diary.far.is_empty());
+    }
+
+    /// All act in the same few cycles, and say each time that they act long after, and earlier than that when they are called.
+    /// To put them all in order for each few of them would take a million times as long.
+    #[test]
+    fn a_crowd_in_step_is_not_put_in_order_again_and_again() {
+        const ACTORS: u32 = 30_000;
+        let mut diary = Diary::new(ACTORS as usize);
+        let at = |actor, time| Place { time, actor };
+        for actor in 0..ACTORS {
+            diary.lower(at(actor, 0));
+        }
+        for round in 0..3 {
+            let times = [0, 20, 700, 720, 760].map(|time| round * 1000 + time);
+            for (time, then) in times.into_iter().zip(times.into_iter().skip(1).chain([round * 1000 + 1000])) {
+                for actor in 0..ACTORS {
+                    assert_eq!(diary.find_first(), at(actor, time));
+                    diary.remove(actor);
+                    // A computation's end, before which an interrupt comes.
+                    diary.lower(at(actor, if then % 1000 == 700 { then + 300 } else { then }));
+                }
+                if then % 1000 == 700 {
+                    assert_eq!(diary.find_first(), at(0, then + 300));
+                    for actor in 0..ACTORS {
+                        diary.lower(at(actor, then));
+                    }
+                }
+            }
+        }
     }
 }

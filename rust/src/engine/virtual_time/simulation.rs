@@ -1,27 +1,24 @@
 //! A machine in virtual time: what it is made of, and whose turn it is.
 
-use super::ahead::may_be_alone;
 use super::calendar::{Arrival, Calendar, NEVER};
+use super::clock::{Clock, TICK};
 use super::costs::Costs;
 use super::device::DeviceState;
-use super::latency::{Class, Latencies, Stopwatch};
+use super::latency::{Class, Stopwatch};
 use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
+use super::run::Spent;
 use super::spinners::Spinners;
-use super::timetable::{Fates, Preemption, Timetable};
-use crate::arch::ExitReason;
-use crate::engine::machine::setup::{boot, finite, guest_memory, memory_bytes};
-use crate::engine::machine::verdict::{Directory, Lost, asleep_with_interrupt};
-use crate::engine::machine::{Guest, MachineConfig, MachineError, MachineRun, Runner, What};
+use super::timetable::Timetable;
+use crate::engine::machine::setup::{boot, finite};
+use crate::engine::machine::verdict::{Directory, Lost};
+use crate::engine::machine::{Guest, MachineConfig, MachineError, Runner, What};
 use crate::guest::GuestMemory;
-use crate::hypervisor::policy::HostVector;
 use crate::hypervisor::{Slot, Vcpu, Vm};
-use crate::memory::{Owner, PhysicalMemory, with_huge_pages};
-use crate::processor::local_apic;
+use crate::memory::PhysicalMemory;
 use crate::record::Account;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
-use rustc_hash::FxHashMap;
 use std::cell::Cell;
 
 pub(super) type Memory = PhysicalMemory<Cell<u64>>;
@@ -30,52 +27,8 @@ pub(super) type Memory = PhysicalMemory<Cell<u64>>;
 const TURNS: u32 = 1 << 14;
 /// So many pCPUs and their guests fit into a processor's caches: with more, memory is asked for before it is used.
 const FITS: usize = 256;
-/// Cycles between two looks of the clock that adds vCPUs and looks for lost wake-ups.
-const TICK: u64 = 5_000_000;
-/// After so many HLT exits without an IPI, a delivery or an end of a program, vCPUs halt and wake for ever.
-const RESTLESS: u64 = 100_000;
-
 /// No actor.
 pub(super) const NOBODY: u32 = u32::MAX;
-
-/// How a run goes.
-pub struct Options<'a> {
-    /// What acts cost.
-    pub costs: &'a Costs,
-    /// After so many cycles endless loops end; a run without endless loops may end earlier.
-    pub cycles: Option<u64>,
-    /// Events that are logged.
-    pub log: usize,
-    /// Asked some times a second and told the cycles so far; when it says no the run stops where it is.
-    pub keep_going: &'a mut dyn FnMut(u64) -> bool,
-}
-
-/// What came of a run.
-#[derive(Clone, Debug)]
-pub struct VirtualRun {
-    /// What came of the machine; its time is the simulated one.
-    pub machine: MachineRun,
-    /// Cycles until the last program that ends was at its end, or the run was.
-    pub cycles: u64,
-    /// How long interrupts took.
-    pub latencies: Latencies,
-    /// What happened when.
-    pub log: Log,
-    /// Where cycles went.
-    pub spent: Spent,
-    /// For each vCPU what became of the interrupt commands it sent, in order; of a [`run_recorded`] only.
-    pub fates: Fates,
-}
-
-/// Where cycles went, over all vCPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// On the way out of guests, in root mode with a vCPU, on the way in, and in interrupts that the host takes on an idle
-    /// pCPU; not what vCPUs slept, polled or waited.
-    pub exits: u64,
-    /// From the write of an interrupt command to the guest's next instruction, if it was posted or exited.
-    pub sending: u64,
-}
 
 /// A VM.
 pub(super) struct VmState<'m> {
@@ -112,7 +65,7 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) pcpus: &'o [Pcpu<'m>],
     pub(super) devices: Vec<DeviceState>,
     /// Where vCPUs that are made next go.
-    unused: std::slice::IterMut<'m, Option<Runner>>,
+    pub(super) unused: std::slice::IterMut<'m, Option<Runner>>,
     /// vCPUs that sleep.
     pub(super) beds: Vec<Option<&'m mut Runner>>,
     pub(super) whereabouts: Vec<Whereabouts>,
@@ -148,13 +101,7 @@ pub(super) struct Simulation<'m, 'o> {
     broken: bool,
     /// Turns since the last question whether to go on.
     turns: u32,
-    /// The clock's next look.
-    next_tick: u64,
-    added: u32,
-    /// vCPUs that were seen asleep with an interrupt: which sleep.
-    suspects: FxHashMap<u32, usize>,
-    /// What was sent, delivered and unfinished when one of these last changed, and the HLT exits then.
-    progress: ([u64; 3], u64),
+    pub(super) clock: Clock,
 }
 
 /// Why a run ended.
@@ -183,96 +130,8 @@ impl<'m> Directory<'m> for Simulation<'m, '_> {
     }
 }
 
-/// Runs a machine.
-///
-/// # Errors
-/// An impossible VM.
-pub fn run(config: &MachineConfig, options: Options<'_>) -> Result<VirtualRun, MachineError> {
-    run_by(config, options, None)
-}
-
-/// Runs a machine whose vCPUs each have a pCPU of their own, which the host takes away at the times of a timetable.
-///
-/// # Errors
-/// An impossible VM.
-pub fn run_recorded(
-    config: &MachineConfig,
-    options: Options<'_>,
-    preemptions: Vec<Preemption>,
-) -> Result<VirtualRun, MachineError> {
-    run_by(config, options, Some(Timetable::new(config.slots() as usize, preemptions)))
-}
-
-fn run_by(
-    config: &MachineConfig,
-    options: Options<'_>,
-    timetable: Option<Timetable>,
-) -> Result<VirtualRun, MachineError> {
-    let memory = Memory::new(memory_bytes::<Cell<u64>>(config));
-    let mut made = Vec::with_capacity(config.guests.len());
-    for (vm, guest) in (0..).zip(&config.guests) {
-        made.push(Vm::prepare(&memory, &guest.config).map_err(|error| MachineError::Vm { vm, error })?);
-    }
-    let (vms, descriptors): (Vec<Vm>, Vec<Vec<u64>>) = made.into_iter().unzip();
-    let pcpus = pcpus(&memory, config.pcpus)?;
-    let states = vm_states(&memory, config, &vms)?;
-    // Side by side: one allocation for each would be a third more memory.
-    let mut runners: Vec<Option<Runner>> = with_huge_pages(config.slots() as usize);
-    runners.resize_with(config.slots() as usize, || None);
-    let mut simulation = Simulation::new(&memory, config, &pcpus, &states, options.costs, options.log)?;
-    simulation.unused = runners.iter_mut();
-    simulation.may_be_alone = timetable.is_none() && may_be_alone(config, options.costs);
-    simulation.contended = timetable.is_some() || config.chaos.preempt;
-    simulation.timetable = timetable;
-    simulation.set_clock();
-    let mut place = 0;
-    for ((vm, made), (guest, descriptors)) in (0..).zip(&vms).zip(config.guests.iter().zip(descriptors)) {
-        for vcpu in made.vcpus(&memory, &guest.config, descriptors) {
-            let vcpu = vcpu.map_err(|error| MachineError::Vm { vm, error })?;
-            simulation.start(vm as usize, vcpu, place % config.pcpus.max(1));
-            place += 1;
-        }
-    }
-    let Options { cycles, keep_going, .. } = options;
-    let end = simulation.run(cycles, keep_going);
-    Ok(simulation.close(&end))
-}
-
-fn pcpus(memory: &Memory, count: u32) -> Result<Vec<Pcpu<'_>>, MachineError> {
-    let mut pcpus = with_huge_pages(count as usize);
-    for pcpu in 0..count {
-        let address = memory.allocate(Owner::LocalApic { pcpu }, 64, 64)?;
-        pcpus.extend(memory.line(address).map(Pcpu::new));
-    }
-    Ok(pcpus)
-}
-
-fn vm_states<'m>(
-    memory: &'m Memory,
-    config: &'m MachineConfig,
-    vms: &'m [Vm],
-) -> Result<Vec<VmState<'m>>, MachineError> {
-    let mut first_slot = 0;
-    let mut states = Vec::with_capacity(vms.len());
-    for (number, (vm, guest)) in (0..).zip(vms.iter().zip(&config.guests)) {
-        let plain_ids = guest.config.apic_ids.iter().zip(0..).all(|(&id, vcpu)| id == vcpu);
-        states.push(VmState {
-            vm,
-            guest,
-            memory: guest_memory(memory, guest, number)?,
-            first_slot,
-            vcpus: Cell::new(guest.config.apic_ids.len() as u32),
-            plain_ids,
-            plain_table: plain_ids && !config.naive_apic_ids,
-            spinners: Spinners::new(),
-        });
-        first_slot += guest.capacity();
-    }
-    Ok(states)
-}
-
 impl<'m, 'o> Simulation<'m, 'o> {
-    fn new(
+    pub(super) fn new(
         memory: &'m Memory,
         config: &'m MachineConfig,
         pcpus: &'o [Pcpu<'m>],
@@ -319,15 +178,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
             broken: false,
             // Asked before the first turn too.
             turns: TURNS,
-            next_tick: TICK,
-            added: 0,
-            suspects: FxHashMap::default(),
-            progress: ([0; 3], 0),
+            clock: Clock::new(),
         })
     }
 
     /// Makes a vCPU known and lets it run.
-    fn start(&mut self, vm: usize, vcpu: Vcpu, pcpu: u32) {
+    pub(super) fn start(&mut self, vm: usize, vcpu: Vcpu, pcpu: u32) {
         let Some(of) = self.vms.get(vm) else { return };
         let slot = of.first_slot + vcpu.vcpu();
         if let Some((known, runner)) = boot(self.memory, of.vm, of.guest, vcpu, slot, self.config.seed)
@@ -338,7 +194,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
     }
 
-    fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut(u64) -> bool) -> End {
+    pub(super) fn run(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut(u64) -> bool) -> End {
         if self.pcpus.len() > FITS {
             self.run_of_size::<true>(cycles, keep_going)
         } else {
@@ -349,7 +205,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// `LARGE`: memory is asked for before it is used.
     fn run_of_size<const LARGE: bool>(&mut self, cycles: Option<u64>, keep_going: &mut dyn FnMut(u64) -> bool) -> End {
         self.stopping = self.config.ends() && self.unfinished == 0;
-        let (first_device, clock) = (self.pcpus.len() as u32, self.clock());
+        let (first_device, clock) = (self.pcpus.len() as u32, self.clock_actor());
         let time_limit = cycles.map_or(NEVER, |cycles| cycles.min(NEVER));
         let pcpus = self.pcpus;
         loop {
@@ -389,20 +245,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             if actor == clock {
                 (self.current, self.now) = (NOBODY, time);
-                self.keep_timetable();
-                if time >= self.next_tick {
-                    if self.calendar_has_only_the_clock() {
-                        return End::Complete;
-                    }
-                    if let Some(lost) = self.tick() {
-                        return End::Lost(lost);
-                    }
-                    if self.is_restless() {
-                        return End::Restless;
-                    }
-                    self.next_tick = time + TICK;
+                if let Some(end) = self.clock_strikes() {
+                    return end;
                 }
-                self.set_clock();
                 continue;
             }
             (self.current, self.now) = (actor, time);
@@ -425,72 +270,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
             self.calendar.lower(actor, again);
             self.turns += 1;
         }
-    }
-
-    /// The actor that is the clock.
-    pub(super) fn clock(&self) -> u32 {
-        (self.pcpus.len() + self.devices.len()) as u32
-    }
-
-    fn set_clock(&mut self) {
-        let time = self.next_tick.min(self.next_of_timetable());
-        self.calendar.set(self.clock(), time);
-    }
-
-    /// Nobody but the clock would ever act, and no interrupt is on its way.
-    fn calendar_has_only_the_clock(&self) -> bool {
-        self.next_of_timetable() == NEVER
-            && self.calendar.arrival_time() == NEVER
-            && (0..self.clock()).all(|actor| self.calendar.time(actor) == NEVER)
-    }
-
-    /// Adds a vCPU to the first VM, where there are some to be added; finds vCPUs that sleep for ever.
-    fn tick(&mut self) -> Option<Lost> {
-        if self.added < self.config.chaos.hot_add && !self.stopping {
-            self.hot_add();
-        }
-        for slot in 0..self.beds.len() as u32 {
-            let found = self.beds[slot as usize].as_deref().and_then(|runner| asleep_with_interrupt(self, runner));
-            let Some(lost) = found.filter(|lost| !self.on_its_way(lost)) else {
-                if !self.suspects.is_empty() {
-                    self.suspects.remove(&slot);
-                }
-                continue;
-            };
-            if self.suspects.insert(slot, lost.sleep) == Some(lost.sleep) {
-                return Some(lost);
-            }
-        }
-        None
-    }
-
-    /// Whether vCPUs have long done nothing but halt and wake: their policy takes an interrupt for pending that never comes.
-    fn is_restless(&mut self) -> bool {
-        let counts = self.account.counts;
-        let progress = [counts.fates.iter().sum(), counts.delivered, self.unfinished as u64];
-        let halts = self.account.exits.iter().filter(|(exit, _)| exit.reason == ExitReason::Hlt).map(|(_, n)| n).sum();
-        if progress != self.progress.0 {
-            self.progress = (progress, halts);
-        }
-        halts - self.progress.1 > RESTLESS
-    }
-
-    /// A wakeup interrupt will look at it.
-    fn on_its_way(&self, lost: &Lost) -> bool {
-        let vector = HostVector::Wakeup.vector();
-        lost.listed_on.is_some_and(|pcpu| {
-            self.calendar.under_way(pcpu, vector)
-                || self.pcpus.get(pcpu as usize).is_some_and(|at| local_apic::requested(at.requests, vector))
-        })
-    }
-
-    fn hot_add(&mut self) {
-        let Some(vm) = self.vms.first() else { return };
-        let number = vm.vcpus.get();
-        let Ok(vcpu) = vm.vm.add_vcpu(self.memory, number, number, vm.guest.config.mode) else { return };
-        self.added += 1;
-        self.start(0, vcpu, number % self.config.pcpus.max(1));
-        vm.vcpus.set(number + 1);
     }
 
     /// A program that ends by itself, or a device's, is at its end.

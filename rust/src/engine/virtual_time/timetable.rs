@@ -89,7 +89,7 @@ impl Simulation<'_, '_> {
         if let Some(alarm) = timetable.alarm.get_mut(slot as usize) {
             *alarm = until;
         }
-        self.act_by(self.clock(), until);
+        self.act_by(self.clock_actor(), until);
     }
 
     /// Does what is due.

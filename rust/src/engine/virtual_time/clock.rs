@@ -1,0 +1,120 @@
+//! The run's clock: it keeps the timetable, adds vCPUs, and finds out when nothing comes of a run any longer.
+
+use super::calendar::NEVER;
+use super::simulation::{End, Simulation};
+use crate::arch::ExitReason;
+use crate::engine::machine::verdict::{Lost, asleep_with_interrupt};
+use crate::hypervisor::policy::HostVector;
+use crate::processor::local_apic;
+use rustc_hash::FxHashMap;
+
+/// Cycles between two looks.
+pub(super) const TICK: u64 = 5_000_000;
+/// After so many HLT exits without an IPI, a delivery or an end of a program, vCPUs halt and wake for ever.
+const RESTLESS: u64 = 100_000;
+
+/// What it remembers.
+#[derive(Debug)]
+pub(super) struct Clock {
+    /// Its next look.
+    next_tick: u64,
+    /// vCPUs that it added.
+    added: u32,
+    /// vCPUs that were seen asleep with an interrupt: which sleep.
+    suspects: FxHashMap<u32, usize>,
+    /// What was sent, delivered and unfinished when one of these last changed, and the HLT exits then.
+    progress: ([u64; 3], u64),
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { next_tick: TICK, added: 0, suspects: FxHashMap::default(), progress: ([0; 3], 0) }
+    }
+}
+
+impl Simulation<'_, '_> {
+    /// The actor that is the clock.
+    pub(super) fn clock_actor(&self) -> u32 {
+        (self.pcpus.len() + self.devices.len()) as u32
+    }
+
+    pub(super) fn set_clock(&mut self) {
+        let time = self.clock.next_tick.min(self.next_of_timetable());
+        self.calendar.set(self.clock_actor(), time);
+    }
+
+    /// What is due at the time that it is. Returns why the run ends, if it does.
+    pub(super) fn clock_strikes(&mut self) -> Option<End> {
+        self.keep_timetable();
+        if self.now >= self.clock.next_tick {
+            if self.calendar_has_only_the_clock() {
+                return Some(End::Complete);
+            }
+            if let Some(lost) = self.tick() {
+                return Some(End::Lost(lost));
+            }
+            if self.is_restless() {
+                return Some(End::Restless);
+            }
+            self.clock.next_tick = self.now + TICK;
+        }
+        self.set_clock();
+        None
+    }
+
+    /// Nobody but the clock would ever act, and no interrupt is on its way.
+    fn calendar_has_only_the_clock(&self) -> bool {
+        self.next_of_timetable() == NEVER
+            && self.calendar.arrival_time() == NEVER
+            && (0..self.clock_actor()).all(|actor| self.calendar.time(actor) == NEVER)
+    }
+
+    /// Adds a vCPU to the first VM, where there are some to be added; finds vCPUs that sleep for ever.
+    fn tick(&mut self) -> Option<Lost> {
+        if self.clock.added < self.config.chaos.hot_add && !self.stopping {
+            self.hot_add();
+        }
+        for slot in 0..self.beds.len() as u32 {
+            let found = self.beds[slot as usize].as_deref().and_then(|runner| asleep_with_interrupt(self, runner));
+            let Some(lost) = found.filter(|lost| !self.on_its_way(lost)) else {
+                if !self.clock.suspects.is_empty() {
+                    self.clock.suspects.remove(&slot);
+                }
+                continue;
+            };
+            if self.clock.suspects.insert(slot, lost.sleep) == Some(lost.sleep) {
+                return Some(lost);
+            }
+        }
+        None
+    }
+
+    /// Whether vCPUs have long done nothing but halt and wake: their policy takes an interrupt for pending that never comes.
+    fn is_restless(&mut self) -> bool {
+        let counts = self.account.counts;
+        let progress = [counts.fates.iter().sum(), counts.delivered, self.unfinished as u64];
+        let halts = self.account.exits.iter().filter(|(exit, _)| exit.reason == ExitReason::Hlt).map(|(_, n)| n).sum();
+        if progress != self.clock.progress.0 {
+            self.clock.progress = (progress, halts);
+        }
+        halts - self.clock.progress.1 > RESTLESS
+    }
+
+    /// A wakeup interrupt will look at it.
+    fn on_its_way(&self, lost: &Lost) -> bool {
+        let vector = HostVector::Wakeup.vector();
+        lost.listed_on.is_some_and(|pcpu| {
+            self.calendar.under_way(pcpu, vector)
+                || self.pcpus.get(pcpu as usize).is_some_and(|at| local_apic::requested(at.requests, vector))
+        })
+    }
+
+    fn hot_add(&mut self) {
+        let Some(vm) = self.vms.first() else { return };
+        let number = vm.vcpus.get();
+        let Ok(vcpu) = vm.vm.add_vcpu(self.memory, number, number, vm.guest.config.mode) else { return };
+        self.clock.added += 1;
+        self.start(0, vcpu, number % self.config.pcpus.max(1));
+        vm.vcpus.set(number + 1);
+    }
+}
