@@ -312,7 +312,7 @@ impl<'m> Simulation<'m, '_> {
 
     /// IPI virtualization posted it.
     #[inline(always)]
-    #[allow(clippy::inline_always, reason = "as send_x2apic")]
+    #[allow(clippy::inline_always, reason = "its outcome stays in registers")]
     fn posted(&mut self, seat: &mut Seat<'_, 'm>, posted: Posted, written_at: u64) {
         let slot = seat.task.slot;
         if let Some(timetable) = &mut self.timetable {
@@ -450,7 +450,7 @@ impl<'m> Simulation<'m, '_> {
 
     /// What came of a write.
     #[inline(always)]
-    #[allow(clippy::inline_always, reason = "as send_x2apic")]
+    #[allow(clippy::inline_always, reason = "its outcome stays in registers")]
     fn written(&mut self, outcome: Outcome, slot: u32, instruction: impl FnOnce() -> Instruction) -> Step {
         if let Outcome::Virtualized(_) = outcome {
             return Step::Next;
