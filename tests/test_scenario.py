@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ipivrs
@@ -261,6 +261,8 @@ def _programs() -> st.SearchStrategy[ipivrs.Program]:
 
 @settings(max_examples=30)
 @given(_programs(), _programs(), st.sampled_from(["x2apic", "xapic"]), st.booleans())
+@example(ipivrs.Program(), ipivrs.Program().register(0x3F0, 0x10), "x2apic", False)
+@example(ipivrs.Program().register(0x300, 0x1_00F1), ipivrs.Program().register(0x300, 0x41), "x2apic", True)
 def test_no_guest_reaches_another_vm(one: list[AnyStatement], other: list[AnyStatement], apic: str, ipiv: bool) -> None:
     """Whatever VM 0 does: nothing is posted for VM 1, whose only interrupts are its own ten."""
     groups = [{"vcpus": [0], "program": one}, {"vcpus": [1], "program": other}]

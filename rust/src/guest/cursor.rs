@@ -99,6 +99,16 @@ impl Cursor {
         }
     }
 
+    /// Whether its next act waits for another vCPU, or for an interrupt.
+    #[must_use]
+    pub fn waits(&self, code: &GuestCode) -> bool {
+        match code.at(self.frames.top.next) {
+            None => true,
+            Some(Instruction::End) => !self.frames.in_handler(),
+            Some(instruction) => instruction.waits(),
+        }
+    }
+
     /// To whom its next act sends an interrupt, and which, if it does and that is known. A loop may end there instead.
     #[must_use]
     pub fn sends_to(&self, code: &GuestCode, me: u32, vcpus: u32) -> Option<(u32, u8)> {
@@ -302,10 +312,7 @@ impl Cursor {
             Instruction::Tpr { value } => {
                 Action::Write { offset: ApicRegister::TPR.offset(), value: u32::from(*value) }
             }
-            Instruction::Register { offset, value } if x2apic => {
-                Action::Wrmsr { msr: X2APIC_FIRST + u32::from(*offset >> 4), value: u64::from(*value) }
-            }
-            Instruction::Register { offset, value } => Action::Write { offset: *offset, value: *value },
+            Instruction::Register { offset, value } => register(*offset, *value, x2apic),
             Instruction::Apic { mode } => self.switch(*mode, sight),
             Instruction::SelfIpi { vector } => self.send_self(*vector, sight),
             Instruction::Command { icr, via: Via::Mmio } => self.send(*icr, ApicMode::XApic),
@@ -399,10 +406,10 @@ impl Cursor {
     }
 
     fn send_self<S: Sight>(&mut self, vector: u8, sight: &S) -> Action {
-        let low = IcrLow::new().with_vector(vector).with_shorthand(Shorthand::Self_);
         if sight.mode() == ApicMode::X2Apic {
-            return Action::Send { icr: Icr { low, destination: 0 }, via: Via::SelfIpiMsr };
+            return self_ipi_msr(vector);
         }
+        let low = IcrLow::new().with_vector(vector).with_shorthand(Shorthand::Self_);
         self.send(Icr { low, destination: 0 }, sight.mode())
     }
 
@@ -416,6 +423,25 @@ impl Cursor {
         self.half_sent = Some(icr);
         Action::Write { offset: ApicRegister::ICR_HIGH.offset(), value: icr.to_xapic().1 }
     }
+}
+
+/// A write of a register by its page offset. Any register may be one that sends an interrupt.
+fn register(offset: u16, value: u32, x2apic: bool) -> Action {
+    let (icr, self_ipi) = (ApicRegister::ICR_LOW.offset(), ApicRegister::SELF_IPI.offset());
+    if offset == icr {
+        let via = if x2apic { Via::X2ApicIcr } else { Via::Mmio };
+        return Action::Send { icr: Icr { low: IcrLow::from_bits(value), destination: 0 }, via };
+    }
+    match u8::try_from(value) {
+        Ok(vector) if x2apic && offset == self_ipi => self_ipi_msr(vector),
+        _ if x2apic => Action::Wrmsr { msr: X2APIC_FIRST + u32::from(offset >> 4), value: u64::from(value) },
+        _ => Action::Write { offset, value },
+    }
+}
+
+fn self_ipi_msr(vector: u8) -> Action {
+    let low = IcrLow::new().with_vector(vector).with_shorthand(Shorthand::Self_);
+    Action::Send { icr: Icr { low, destination: 0 }, via: Via::SelfIpiMsr }
 }
 
 /// What the sender writes to reach `target`.

@@ -4,6 +4,7 @@ use super::action::{Action, Moment};
 use super::code::GuestCode;
 use super::cursor::Cursor;
 use super::program::Program;
+use super::sends::Via;
 use super::shared::GuestMemory;
 use super::sight::View;
 use super::statement::{Delivery, Statement, Target};
@@ -109,4 +110,27 @@ fn the_target_of_the_next_round_is_known_at_the_end_of_one() {
     let told: Vec<_> =
         (0..3).map(|_| (cursor.sends_to(&code, 0, 5), next(&mut cursor, &code, 0, ApicMode::X2Apic)).0).collect();
     assert_eq!(told, [None, Some((3, 0x41)), Some((3, 0x41))]);
+}
+
+/// Whatever register a program names: a write that may send an interrupt is told as one.
+#[test]
+fn registers_that_send_are_sends() {
+    let action = |offset, value, mode| {
+        let code =
+            GuestCode::new(&[Program::new(&[Statement::Register { offset, value }]).unwrap()], vec![0], &[], None);
+        next(&mut Cursor::new(&code, 0, 1), &code, 0, mode)
+    };
+    for (offset, value, mode, via) in [
+        (0x300, 0xC_00FB, ApicMode::X2Apic, Via::X2ApicIcr),
+        (0x300, 0x4_0041, ApicMode::XApic, Via::Mmio),
+        (0x3F0, 0x10, ApicMode::X2Apic, Via::SelfIpiMsr),
+    ] {
+        let Action::Send { icr, via: by } = action(offset, value, mode) else { panic!("{offset:X}H") };
+        assert_eq!((by, icr.low.vector()), (via, value as u8));
+        assert!(via == Via::SelfIpiMsr || icr.low.into_bits() == value);
+    }
+    // 3F0H sends in x2APIC mode alone, and more than a vector faults.
+    assert_eq!(action(0x3F0, 0x10, ApicMode::XApic), Action::Write { offset: 0x3F0, value: 0x10 });
+    assert_eq!(action(0x3F0, 0x110, ApicMode::X2Apic), Action::Wrmsr { msr: 0x83F, value: 0x110 });
+    assert_eq!(action(0x310, 7, ApicMode::XApic), Action::Write { offset: 0x310, value: 7 });
 }

@@ -96,6 +96,14 @@ pub(super) enum Instruction {
 }
 
 impl Instruction {
+    /// Whether it is one at which a vCPU may stand until another does something.
+    pub(super) const fn waits(&self) -> bool {
+        matches!(
+            self,
+            Self::Hlt | Self::Wait { .. } | Self::Lock { .. } | Self::AwaitCalls | Self::Poll | Self::Receive
+        )
+    }
+
     /// The vector of the interrupts that it sends. Any register may be the ICR.
     pub(super) const fn vector(&self) -> Option<u8> {
         match self {

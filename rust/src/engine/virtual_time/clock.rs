@@ -3,6 +3,7 @@
 use super::calendar::NEVER;
 use super::simulation::{End, Simulation};
 use crate::arch::ExitReason;
+use crate::engine::machine::Runner;
 use crate::engine::machine::verdict::{Lost, asleep_with_interrupt};
 use crate::hypervisor::policy::HostVector;
 use crate::processor::local_apic;
@@ -12,6 +13,9 @@ use rustc_hash::FxHashMap;
 pub(super) const TICK: u64 = 5_000_000;
 /// After so many HLT exits without an IPI, a delivery or an end of a program, vCPUs halt and wake for ever.
 const RESTLESS: u64 = 100_000;
+
+/// In so many looks in a row all were seen waiting, and nothing came of it in between: half a minute of some processors.
+const WAITS: u32 = 20_000;
 
 /// What it remembers.
 #[derive(Debug)]
@@ -24,11 +28,13 @@ pub(super) struct Clock {
     suspects: FxHashMap<u32, usize>,
     /// What was sent, delivered and unfinished when one of these last changed, and the HLT exits then.
     progress: ([u64; 3], u64),
+    /// Looks in a row in which all waited.
+    waits: u32,
 }
 
 impl Clock {
     pub(super) fn new() -> Self {
-        Self { next_tick: TICK, added: 0, suspects: FxHashMap::default(), progress: ([0; 3], 0) }
+        Self { next_tick: TICK, added: 0, suspects: FxHashMap::default(), progress: ([0; 3], 0), waits: 0 }
     }
 }
 
@@ -89,15 +95,34 @@ impl Simulation<'_, '_> {
         None
     }
 
-    /// Whether vCPUs have long done nothing but halt and wake: their policy takes an interrupt for pending that never comes.
+    /// Whether vCPUs have long done nothing but halt and wake, or wait and be preempted: their policy takes an interrupt for
+    /// pending that never comes, or leaves one where it is.
     fn is_restless(&mut self) -> bool {
         let counts = self.account.counts;
         let progress = [counts.fates.iter().sum(), counts.delivered, self.unfinished as u64];
         let halts = self.account.exits.iter().filter(|(exit, _)| exit.reason == ExitReason::Hlt).map(|(_, n)| n).sum();
         if progress != self.clock.progress.0 {
             self.clock.progress = (progress, halts);
+            self.clock.waits = 0;
         }
-        halts - self.clock.progress.1 > RESTLESS
+        let waits = self.timetable.is_none() && self.devices_are_done() && self.all_wait();
+        self.clock.waits = if waits { self.clock.waits + 1 } else { 0 };
+        halts - self.clock.progress.1 > RESTLESS || self.clock.waits > WAITS
+    }
+
+    fn devices_are_done(&self) -> bool {
+        (self.pcpus.len() as u32..self.clock_actor()).all(|device| self.calendar.time(device) == NEVER)
+    }
+
+    /// Each vCPU that is awake is at an instruction that waits for another.
+    fn all_wait(&self) -> bool {
+        let waits = |runner: &Runner| {
+            let code = self.vms.get(runner.task.vm as usize).map(|vm| &vm.guest.code);
+            runner.progress.computing == 0 && code.is_some_and(|code| runner.cursor.waits(code))
+        };
+        self.pcpus
+            .iter()
+            .all(|at| at.look_at_runner(waits).unwrap_or(true) && at.queue.borrow().iter().all(|runner| waits(runner)))
     }
 
     /// A wakeup interrupt will look at it.

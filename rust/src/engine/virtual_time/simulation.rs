@@ -109,7 +109,7 @@ pub(super) enum End {
     Complete,
     Interrupted,
     Lost(Lost),
-    /// vCPUs halt and go on at once, and nothing comes of it.
+    /// vCPUs halt and go on at once, or wait and are preempted, and nothing comes of it.
     Restless,
     Broken,
 }

@@ -365,6 +365,16 @@ fn who_halts_and_wakes_for_ever_is_a_stall() {
     assert!(violation.message.contains("vCPU 1: runs, at its program's end, PIR [FDH]"), "{}", violation.message);
 }
 
+/// Two vCPUs on one pCPU wait for a third that nobody lets go on: they take turns for ever.
+#[test]
+fn who_waits_and_is_preempted_for_ever_is_a_stall() {
+    let waits = json!([{"op": "wait", "signal": 0, "count": 1}]);
+    let vm = json!({"vcpus": 3, "group": [{"vcpus": [0, 1, 2], "program": waits}]});
+    let run = run_with(&machine(&vm, &json!({"pcpus": 1}), KVM), &costs(), None);
+    let [violation] = &run.machine.violations[..] else { panic!("{:?}", run.machine.violations) };
+    assert_eq!((violation.kind, run.machine.unfinished), ("stall", 3));
+}
+
 #[test]
 fn endless_loops_end_when_they_are_told() {
     let run = fine(&machine(&storm(4, None, false), &json!({}), KVM), Some(3_000_000));
