@@ -9,32 +9,30 @@ use ipivrs::engine::virtual_time::Costs;
 use ipivrs::measure::{large_vm, ping_machine, storm, timed};
 use serde_json::{Value, json};
 use std::time::Duration;
+use toml::de::{DeTable, DeValue};
 
 const KVM: &str = include_str!("../python/ipivrs/policies/kvm.policy");
+const PROFILE: &str = include_str!("../python/ipivrs/profiles/sapphire-rapids.toml");
 
-/// Costs of the size that they have on a processor.
+/// Those of `ipivrs run`, unless it is told others.
 fn costs() -> Costs {
-    let cost = |name: &str| match name {
-        "instruction" | "policy_look" => 4,
-        "msr_write" | "policy_locked" | "spin" | "halt_poll_spin" => 40,
-        "notification_flight" | "wake" | "context_switch" => 1000,
-        "halt_poll" => 400_000,
-        "halt_poll_start" => 20_000,
-        _ => 300,
-    };
-    let mut costs: serde_json::Map<_, _> =
-        Costs::FIELDS.iter().map(|&(name, ..)| (name.to_owned(), json!(cost(name)))).collect();
-    costs.insert("hz".to_owned(), json!(2_000_000_000));
+    let profile = DeTable::parse(PROFILE).unwrap().into_inner();
+    let cycles = |value: &DeValue<'_>| value.as_integer().unwrap().as_str().replace('_', "").parse::<u64>().unwrap();
+    let named = profile["cost"].get_ref().as_table().unwrap().iter();
+    let mut costs: serde_json::Map<_, _> = named
+        .map(|(name, cost)| (name.get_ref().to_string(), json!(cycles(cost.get_ref()["cycles"].get_ref()))))
+        .collect();
+    costs.insert("hz".to_owned(), json!(cycles(profile["hz"].get_ref())));
     Costs::from_json(&Value::Object(costs).to_string()).unwrap()
 }
 
 /// One vCPU sends to another and waits: IPIs a second of processor time, end to end.
 fn ping(c: &mut Criterion) {
-    const ROUNDS: u64 = 100_000;
+    const ROUNDS: u64 = 1_000_000;
     let (costs, config) = (costs(), ping_machine(KVM, ROUNDS).unwrap());
     let seconds = || timed(&config, &costs).unwrap().0;
     let mut group = c.benchmark_group("virtual time");
-    group.throughput(Throughput::Elements(ROUNDS)).sample_size(20);
+    group.throughput(Throughput::Elements(ROUNDS)).sample_size(10);
     group.bench_function("ping", |b| {
         b.iter_custom(|times| Duration::from_secs_f64((0..times).map(|_| seconds()).sum()));
     });

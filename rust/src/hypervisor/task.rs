@@ -23,24 +23,27 @@ pub enum MpState {
 }
 
 /// A vCPU with its thread's state. It belongs to the pCPU that runs it and moves with it.
+///
+/// Its fields stand in this order, as those of the vCPU do.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Task {
-    /// Its slot.
-    pub slot: u32,
-    /// Its VM.
-    pub vm: u32,
-    /// The vCPU.
-    pub vcpu: Vcpu,
-    /// Whether it can run.
-    pub mp_state: MpState,
-    /// It is inside `kvm_vcpu_block`.
-    pub blocking: bool,
     /// The pCPU on whose wakeup list it is.
     pub listed_on: Option<u32>,
     /// NMIs that wait to be delivered.
     pub nmis: u32,
+    /// Whether it can run.
+    pub mp_state: MpState,
+    /// It is inside `kvm_vcpu_block`.
+    pub blocking: bool,
     /// The policy has given it up: it never goes on. (`stop`)
     pub stopped: bool,
+    /// The vCPU.
+    pub vcpu: Vcpu,
+    /// Its slot.
+    pub slot: u32,
+    /// Its VM.
+    pub vm: u32,
 }
 
 /// Why a task leaves its pCPU.

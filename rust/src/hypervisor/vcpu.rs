@@ -11,14 +11,17 @@ use crate::memory::{PhysicalMemory, Word};
 use crate::processor::{EntryFailure, NonRoot, VirtualApic, VirtualProcessor};
 
 /// A vCPU. It belongs to the pCPU that runs it and moves with it.
+///
+/// Its fields stand in this order, as those of the virtual processor do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Vcpu {
+    vp: VirtualProcessor,
+    base: ApicBase,
     number: u32,
     apic_id: u32,
-    base: ApicBase,
     mode: ApicMode,
     apicv: Apicv,
-    vp: VirtualProcessor,
 }
 
 /// What a guest's WRMSR of IA32_APIC_BASE did.

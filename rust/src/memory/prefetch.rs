@@ -1,5 +1,7 @@
 //! Reading ahead.
 
+use std::ops::Range;
+
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -12,21 +14,12 @@ pub fn prefetch<T>(items: &[T], index: usize) {
     }
 }
 
-/// The same for the first lines of an item.
+/// The same for some lines of an item, which stands at the beginning of one.
 #[inline]
-pub fn prefetch_first<T, const LINES: usize>(item: &T) {
+pub fn prefetch_lines<T>(item: &T, lines: Range<usize>) {
     let first = std::ptr::from_ref(item).cast::<i8>();
-    for at in 0..LINES.min(size_of::<T>().div_ceil(LINE)) {
+    for at in lines.start..lines.end.min(size_of::<T>().div_ceil(LINE)) {
         line(first.wrapping_add(at * LINE));
-    }
-}
-
-/// The same for all lines of an item.
-#[inline]
-pub fn prefetch_whole<T>(item: &T) {
-    let first = std::ptr::from_ref(item).cast::<i8>();
-    for at in (0..size_of::<T>()).step_by(LINE) {
-        line(first.wrapping_add(at));
     }
 }
 
@@ -56,9 +49,9 @@ mod tests {
         for index in [0, 99, 100, usize::MAX] {
             prefetch(&items, index);
         }
-        prefetch_whole(&items);
-        prefetch_first::<_, 2>(&items);
-        prefetch_first::<_, 20>(&items);
+        prefetch_lines(&items, 0..2);
+        prefetch_lines(&items, 5..20);
+        prefetch_lines(&items, 20..30);
         assert_eq!(items, [1; 100]);
     }
 }

@@ -144,6 +144,7 @@ impl<'p, 'a, W: Word> NonRoot<'p, 'a, W> {
         let pages = Pages::with(memory, &vp.vmcs, controls)
             .map_err(|OutsideMemory { what, address }| EntryFailure::OutsideMemory { what, address })?;
         vp.controls = controls;
+        vp.max_phys_addr_bits = vp.capabilities.max_phys_addr_bits;
         vp.recognized = false;
         // "VM Exits Induced by the TPR Threshold" 27.7.7.
         vp.threshold_due = controls.tpr_shadow && controls.apic_accesses && !controls.interrupt_delivery;

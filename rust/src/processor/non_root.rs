@@ -21,25 +21,30 @@ pub enum Activity {
 }
 
 /// One VMCS and the guest state that interrupts depend on. It moves with the vCPU.
+///
+/// Its fields stand in this order, as the [`Vmcs`]'s do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct VirtualProcessor {
+    /// What the processor can do.
+    pub capabilities: Capabilities,
+    /// Vectors that posted-interrupt processing found in VIRR already, since somebody last asked.
+    pub(super) merged: [u64; 4],
     /// The VMCS. Controls take effect at the next VM entry.
     pub vmcs: Vmcs,
+    pub(super) controls: Controls,
+    /// The width of physical addresses, beside what else the look-up of a PID-pointer entry uses.
+    pub(super) max_phys_addr_bits: u8,
     /// RFLAGS.IF of the guest.
     pub interrupt_flag: bool,
     /// Blocking by STI or MOV SS: lasts for one instruction.
     pub interrupt_shadow: bool,
     /// Guest activity state.
     pub activity: Activity,
-    /// What the processor can do.
-    pub capabilities: Capabilities,
     /// A pending virtual interrupt is recognized (30.2.1).
     pub(super) recognized: bool,
     /// The TPR threshold is to be looked at once, right after VM entry (27.7.7).
     pub(super) threshold_due: bool,
-    pub(super) controls: Controls,
-    /// Vectors that posted-interrupt processing found in VIRR already, since somebody last asked.
-    pub(super) merged: [u64; 4],
 }
 
 /// The controls as the last VM entry took them, each already gated by the bits that activate its word.
@@ -90,6 +95,7 @@ impl VirtualProcessor {
             interrupt_flag: true,
             interrupt_shadow: false,
             activity: Activity::Active,
+            max_phys_addr_bits: capabilities.max_phys_addr_bits,
             capabilities,
             recognized: false,
             threshold_due: false,

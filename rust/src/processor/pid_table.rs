@@ -119,7 +119,7 @@ fn find<'a, W: Word>(
         return Err(Miss::Violation(Violation::TableRead { apic_id, address }));
     };
     let entry = PidPointerEntry::from_bits(word.load());
-    let checked_bits = PidPointerEntry::checked_bits(vp.capabilities.max_phys_addr_bits);
+    let checked_bits = PidPointerEntry::checked_bits(vp.max_phys_addr_bits);
     if !entry.usable(checked_bits) {
         return Err(not_usable(memory, apic_id, address, entry.address() & checked_bits != 0));
     }
@@ -160,7 +160,7 @@ mod tests {
     /// With physical addresses of 46 bits.
     fn with_table(pid_table: u64, last_pid_index: u16) -> VirtualProcessor {
         let capabilities = Capabilities { max_phys_addr_bits: 46, ..Capabilities::default() };
-        VirtualProcessor::new(Vmcs { last_pid_index, pid_table, ..Vmcs::default() }, capabilities)
+        VirtualProcessor::new(Vmcs { pid_table, last_pid_index, ..Vmcs::default() }, capabilities)
     }
 
     /// Where an ID leads: no descriptors are there.

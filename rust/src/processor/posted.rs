@@ -73,10 +73,17 @@ fn take_group<W: Word, const GROUP: usize>(
         }
         let before = apic.set_bits(ApicRegister::IRR.nth(2 * GROUP + half), bits);
         if before & bits != 0 {
-            all.merged += count(u64::from(before & bits));
-            merged[GROUP] |= word_of_banks(half, before & bits);
+            all.merged += note_merged(&mut merged[GROUP], word_of_banks(half, before & bits));
         }
     }
+}
+
+/// Returns how many they are. Out of the way, so that what was noted before is not read where there is nothing to be added.
+#[cold]
+#[inline(never)]
+fn note_merged(noted: &mut u64, bits: u64) -> u16 {
+    *noted |= bits;
+    count(bits)
 }
 
 /// How many bits are set, of which there are some. Mostly it is one.

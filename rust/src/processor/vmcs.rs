@@ -6,9 +6,15 @@ use thiserror::Error;
 
 /// A virtual-machine control structure, as far as it concerns interrupts (SDM vol. 3C, chapter 25).
 ///
-/// Fields are plain data: VM entry checks them, see [`check`](super::check).
+/// Fields are plain data: VM entry checks them, see [`check`](super::check). What a guest's IPIs use comes last, beside what
+/// follows in the [`VirtualProcessor`](super::VirtualProcessor): among many vCPUs each line comes from memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Vmcs {
+    /// Exit qualification (6400H).
+    pub exit_qualification: u64,
+    /// Exit reason (4402H).
+    pub exit_reason: u32,
     /// Pin-based controls.
     pub pin: PinBased,
     /// Primary processor-based controls.
@@ -19,15 +25,8 @@ pub struct Vmcs {
     pub tertiary: Tertiary,
     /// VM-exit controls.
     pub exit_controls: ExitControls,
-    /// Posted-interrupt notification vector (0002H).
-    pub notification_vector: u16,
-    /// Last PID-pointer index (0008H).
-    pub last_pid_index: u16,
-    /// Requesting virtual interrupt, the lower half of the guest interrupt status (0810H).
-    pub rvi: u8,
-    /// Servicing virtual interrupt, the upper half of the guest interrupt status. Two fields rather than one of 16 bits:
-    /// each is written on its own just before it is read, and a wider read of two fresh bytes would wait for both.
-    pub svi: u8,
+    /// TPR threshold (401CH).
+    pub tpr_threshold: u32,
     /// MSR-bitmap address (2004H).
     pub msr_bitmap: u64,
     /// Virtual-APIC address (2012H).
@@ -40,12 +39,15 @@ pub struct Vmcs {
     pub eoi_exit: [u64; 4],
     /// PID-pointer table address (2042H).
     pub pid_table: u64,
-    /// TPR threshold (401CH).
-    pub tpr_threshold: u32,
-    /// Exit reason (4402H).
-    pub exit_reason: u32,
-    /// Exit qualification (6400H).
-    pub exit_qualification: u64,
+    /// Last PID-pointer index (0008H).
+    pub last_pid_index: u16,
+    /// Posted-interrupt notification vector (0002H).
+    pub notification_vector: u16,
+    /// Requesting virtual interrupt, the lower half of the guest interrupt status (0810H).
+    pub rvi: u8,
+    /// Servicing virtual interrupt, the upper half of the guest interrupt status. Two fields rather than one of 16 bits:
+    /// each is written on its own just before it is read, and a wider read of two fresh bytes would wait for both.
+    pub svi: u8,
 }
 
 /// A VMWRITE that cannot be done.

@@ -112,6 +112,12 @@ impl Account {
         }
     }
 
+    /// Asks for the memory of what a vCPU sent and was delivered.
+    #[inline]
+    pub fn ask_for_traffic(&self, slot: u32) {
+        prefetch(&self.traffic, slot as usize);
+    }
+
     /// Asks for the memory of a vCPU's balance of a vector.
     #[inline]
     pub fn ask_for(&self, slot: u32, vector: u8) {

@@ -113,11 +113,6 @@ pub struct TrailEntry {
     pub other: u32,
 }
 
-impl TrailEntry {
-    /// Before anything happened.
-    pub const NOTHING: Self = Self { what: What::Nothing, vector: 0, other: 0 };
-}
-
 impl fmt::Display for TrailEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vector, other, .. } = self;

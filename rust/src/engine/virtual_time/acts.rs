@@ -1,11 +1,11 @@
 //! What a guest's acts do, and what they cost.
 
 use super::latency::Class;
-use super::pcpu::{Next, Pcpu, Phase};
+use super::pcpu::Pcpu;
 use super::simulation::{Memory, Simulation, VmState, Whereabouts, next_round};
 use crate::arch::apic_base::ApicBase;
 use crate::arch::msr::{X2APIC_ICR, X2APIC_SELF_IPI};
-use crate::arch::{AccessKind, ApicMode, ApicRegister, Exit, Icr, NotificationDestination};
+use crate::arch::{AccessKind, ApicMode, ApicRegister, Icr, NotificationDestination};
 use crate::engine::machine::verdict::{Directory, reached};
 use crate::engine::machine::{Progress, What};
 use crate::guest::{Action, Actor, GuestMemory, Moment, Sight, Via};
@@ -374,19 +374,12 @@ impl<'m> Simulation<'m, '_> {
         self.came_of(unusual)
     }
 
-    /// VM exit.
-    pub(super) fn leave(&mut self, exit: Exit, instruction: Instruction) -> Next {
-        self.spend(self.costs.vm_exit);
-        self.spent.exits += u64::from(self.costs.vm_exit);
-        self.go(Phase::Exited { exit, acknowledged: None, instruction })
-    }
-
     /// STI; HLT.
     fn halt(&mut self, mut seat: Seat<'_, 'm>) -> Step {
         let mut processor = seat.processor(self.memory);
         processor.state_mut().interrupt_flag = true;
         if let Some(exit) = processor.hlt() {
-            self.leave(exit, Instruction::Other);
+            self.go_out(exit, None, Instruction::Other);
             return Step::Left;
         }
         self.spend(self.costs.instruction);
@@ -463,7 +456,7 @@ impl<'m> Simulation<'m, '_> {
         match outcome {
             Outcome::Virtualized(_) | Outcome::Posted(_) | Outcome::SelfIpi { .. } => {}
             Outcome::Exit(exit) => {
-                self.leave(exit, instruction);
+                self.go_out(exit, None, instruction);
                 return Step::Left;
             }
             Outcome::Fault(clause) => self.account.fault(clause),

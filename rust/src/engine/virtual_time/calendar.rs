@@ -3,10 +3,11 @@
 //! Order is total: by time; at the same time interrupts that arrive come first, in the order in which they were sent,
 //! then actors by number. pCPUs are actors, then devices, then the clock that adds vCPUs.
 
-use super::diary::Diary;
+use super::diary::{Diary, STEPS};
 use super::tournament::{Group, Tournament, WIDTH};
 use crate::memory::prefetch;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Never. Later times there are, for sums.
 pub(super) const NEVER: u64 = u64::MAX / 2;
@@ -180,18 +181,21 @@ impl Calendar {
         (self.first.time, self.first.actor)
     }
 
-    /// Whether more is known in order than who is first.
+    /// Where more is known in order than who is first.
     #[inline]
-    pub(super) const fn is_in_order(&self) -> bool {
-        matches!(self.turns, Turns::Many(_))
+    pub(super) const fn in_order(&self) -> Option<&Diary> {
+        match &self.turns {
+            Turns::Few(_) | Turns::More(_) => None,
+            Turns::Many(turns) => Some(turns),
+        }
     }
 
-    /// Somebody who acts when not more than `others` have, where that is known. Each is named once for each `step`.
+    /// For each step those in order who act when not more than so many `others` have, each once.
     #[inline]
-    pub(super) fn soon(&mut self, step: usize, others: usize) -> Option<u32> {
+    pub(super) fn coming(&mut self, others: [usize; STEPS]) -> Option<[Range<usize>; STEPS]> {
         match &mut self.turns {
             Turns::Few(_) | Turns::More(_) => None,
-            Turns::Many(turns) => turns.soon(step, others),
+            Turns::Many(turns) => Some(turns.coming(others)),
         }
     }
 
@@ -254,6 +258,12 @@ impl Calendar {
         let arrival = behind.map_or_else(|| self.next_arrival(), |at| self.arrivals.get(at).copied())?;
         let follows = self.arrivals.get(others + MANY - 1);
         Some((arrival.pcpu, follows.is_some_and(|other| other.time == arrival.time)))
+    }
+
+    /// Asks for the memory that says whether an interrupt arrives at a pCPU.
+    #[inline]
+    pub(super) fn ask_for_expected(&self, pcpu: u32) {
+        prefetch(&self.expected, pcpu as usize);
     }
 
     /// Asks for the memory that an interrupt to a pCPU uses, when it is sent and when it arrives.

@@ -6,6 +6,7 @@
 use super::calendar::{NEVER, Place};
 use crate::memory::prefetch;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// Cycles that have a page each.
 const PAGES: u64 = 1 << 14;
@@ -15,7 +16,7 @@ const AHEAD: usize = 32;
 const NEAR: u64 = 256;
 /// Steps in which memory is asked for.
 pub(super) const STEPS: usize = 4;
-/// So many that came late are looked through one by one.
+/// So many that came late are kept in order one by one.
 const FEW: usize = 16;
 /// Actors of a leaf: it fills a cache line.
 const LEAF: usize = 14;
@@ -43,7 +44,7 @@ pub(super) struct Diary {
     at: usize,
     /// Up to where those in order have been asked for, for each step.
     asked: [usize; STEPS],
-    /// What was written down for a time before `opened`.
+    /// What was written down for a time before `opened`; a few are in order, the first last.
     late: Vec<Place>,
     opened: u64,
     /// The last leaf of each page, from `opened` on around.
@@ -107,19 +108,21 @@ impl Diary {
         prefetch(&self.times, actor as usize);
     }
 
-    /// Somebody who acts when not more than `others` have, as far as it is known. Each is named once for each `step`.
+    /// For each step those in order who act when not more than so many `others` have, each once.
     #[inline]
-    pub(super) fn soon(&mut self, step: usize, others: usize) -> Option<u32> {
-        let asked = &mut self.asked[step];
-        let end = self.order.len().min(self.at + others);
-        while *asked < end {
-            let Place { time, actor } = self.order[*asked];
-            *asked += 1;
-            if self.times[actor as usize] == time {
-                return Some(actor);
-            }
-        }
-        None
+    pub(super) fn coming(&mut self, others: [usize; STEPS]) -> [Range<usize>; STEPS] {
+        std::array::from_fn(|step| {
+            let from = self.asked[step].max(self.at);
+            let end = self.order.len().min(self.at + others[step]).max(from);
+            self.asked[step] = end;
+            from..end
+        })
+    }
+
+    /// Some of those in order. It need not [stand](Self::stands) any longer what is there.
+    #[inline]
+    pub(super) fn in_order(&self, range: &Range<usize>) -> &[Place] {
+        self.order.get(range.clone()).unwrap_or_default()
     }
 
     /// Pages skip what does not count any longer; what is beyond them would gather.
@@ -133,12 +136,18 @@ impl Diary {
     #[inline]
     fn write_down(&mut self, place: Place) {
         if place.time < self.opened {
-            self.late.push(place);
+            self.comes_late(place);
         } else if place.time - self.opened < PAGES {
             self.write_on_page(place);
         } else {
             self.far.insert((place.time, place.actor));
         }
+    }
+
+    fn comes_late(&mut self, place: Place) {
+        let few = self.late.len() < FEW;
+        let earlier = if few { self.late.iter().rev().take_while(|other| other.before(place)).count() } else { 0 };
+        self.late.insert(self.late.len() - earlier, place);
     }
 
     #[inline]
@@ -164,7 +173,9 @@ impl Diary {
         }
     }
 
-    fn stands(&self, place: Place) -> bool {
+    /// Whether that is when its actor acts.
+    #[inline]
+    pub(super) fn stands(&self, place: Place) -> bool {
         self.times[place.actor as usize] == place.time
     }
 
@@ -181,19 +192,35 @@ impl Diary {
             }
             let next = self.order.get(self.at).copied().unwrap_or(Place::NOBODY);
             if !self.late.is_empty() {
-                if self.late.len() > FEW {
+                if self.late.len() > FEW && self.too_many_come_late() {
                     self.turn_back();
                     continue;
                 }
-                let times = &self.times;
-                self.late.retain(|place| times[place.actor as usize] == place.time);
-                let late = self.late.iter().copied().reduce(|one, other| if one.before(other) { one } else { other });
-                return late.filter(|late| late.before(next)).unwrap_or(next);
+                while let Some(&late) = self.late.last() {
+                    if !late.before(next) {
+                        break;
+                    }
+                    if self.stands(late) {
+                        return late;
+                    }
+                    self.late.pop();
+                }
             }
             if next == Place::NOBODY || self.stands(next) {
                 return next;
             }
         }
+    }
+
+    /// Whether they are too many to be kept in order.
+    fn too_many_come_late(&mut self) -> bool {
+        let times = &self.times;
+        self.late.retain(|place| times[place.actor as usize] == place.time);
+        if self.late.len() > FEW {
+            return true;
+        }
+        self.late.sort_unstable_by_key(|place| std::cmp::Reverse((place.time, place.actor)));
+        false
     }
 
     /// Pages were opened too early: they are closed again from the earliest that is left on, and what came late is written
@@ -353,13 +380,17 @@ mod tests {
         diary.remove(98);
         diary.remove(99);
         assert_eq!(diary.find_first().actor, 97);
-        let named = |diary: &mut Diary, step| std::iter::from_fn(|| diary.soon(step, 4)).collect::<Vec<_>>();
-        assert_eq!(named(&mut diary, 0), [97, 96, 95, 94]);
-        assert!(named(&mut diary, 0).is_empty());
+        let named = |diary: &mut Diary| {
+            let steps = diary.coming([4, 3, 0, 0]);
+            steps.map(|range| diary.in_order(&range).iter().map(|place| place.actor).collect::<Vec<_>>())
+        };
+        assert_eq!(named(&mut diary), [vec![97, 96, 95, 94], vec![97, 96, 95], vec![], vec![]]);
+        assert!(named(&mut diary).concat().is_empty());
         diary.remove(97);
         assert_eq!(diary.find_first().actor, 96);
-        assert_eq!(named(&mut diary, 0), [93]);
-        assert_eq!(named(&mut diary, 1), [96, 95, 94, 93]);
+        assert_eq!(named(&mut diary), [vec![93], vec![94], vec![], vec![]]);
+        diary.remove(93);
+        assert!(!diary.stands(Place { time: 12, actor: 93 }) && diary.stands(Place { time: 10, actor: 94 }));
     }
 
     /// What is struck out leaves nothing behind.

@@ -84,7 +84,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                         cursor.interrupt(&vm.guest.code, vector, interrupts, std::mem::take(&mut progress.computing));
                         progress.trail.note(What::Delivered, vector, 0);
                     }
-                    Boundary::Exit(exit) => return self.leave(exit, Instruction::Other),
+                    Boundary::Exit(exit) => return self.go_out(exit, None, Instruction::Other),
                 }
             }
             if self.now >= slice_end {
@@ -160,9 +160,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             ExternalInterrupt::Processed(_) => {}
             ExternalInterrupt::None => at.attention.set(false),
             ExternalInterrupt::Exit(exit, acknowledged) => {
-                self.spend(self.costs.vm_exit);
-                self.spent.exits += u64::from(self.costs.vm_exit);
-                return Some(self.go(Phase::Exited { exit, acknowledged, instruction: Instruction::Other }));
+                return Some(self.go_out(exit, acknowledged, Instruction::Other));
             }
             ExternalInterrupt::Guest(vector) => {
                 let message = format!("physical vector {vector:02X}H went to the guest of {}", self.name(slot));

@@ -9,17 +9,19 @@ use crate::engine::machine::{Runner, What};
 use crate::hypervisor::{
     Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, host_interrupt, set_inhibit,
 };
-use crate::memory::{Line, prefetch, prefetch_whole};
+use crate::memory::{Line, prefetch, prefetch_lines};
 use crate::processor::pid_table::Recent;
 use crate::processor::{LocalApic, Pages, local_apic};
 use rand_xoshiro::rand_core::Rng;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::mem::offset_of;
+use std::ops::Range;
 
 /// One of so many entries toggles APICv, where chaos does.
 const TOGGLE: u64 = 2000;
 
-/// What a pCPU does next.
+/// What a pCPU does next. It is small: most turns ask only whether it is in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// It looks for a vCPU to run.
@@ -31,11 +33,11 @@ pub(super) enum Phase {
     /// In the guest.
     Guest,
     /// VM exit is complete.
-    Exited { exit: Exit, acknowledged: Option<u8>, instruction: Instruction },
+    Exited,
     /// What the exit asks for is done.
-    Handle { exit: Exit, acknowledged: Option<u8>, instruction: Instruction },
+    Handle,
     /// Polls before its vCPU sleeps.
-    Poll { since: u64, until: u64 },
+    Poll,
     /// Before the vCPU may sleep.
     Block,
     /// It may sleep: the last look.
@@ -44,45 +46,62 @@ pub(super) enum Phase {
     Sleep,
 }
 
+/// A VM exit, from the guest to its handler.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    exit: Exit,
+    /// The vector of the interrupt that caused it.
+    acknowledged: Option<u8>,
+    instruction: Instruction,
+}
+
 /// What time needs of a pCPU is in cells: whoever acts holds a reference to its own for a whole turn, and reaches others'.
 ///
-/// What most turns use stands at the beginning, in the first lines of memory.
+/// What most turns use stands at the beginning, in the [first lines](Self::ACTS) of memory, and what interrupts use behind it.
 #[repr(C, align(64))]
 pub(super) struct Pcpu<'m> {
     pub(super) runner: Cell<Option<&'m mut Runner>>,
-    /// The request bits of its local APIC.
-    pub(super) requests: &'m Line<Cell<u64>>,
     /// The pages that the processor uses in the guest.
     pub(super) pages: Cell<Option<Pages<'m, Cell<u64>>>>,
     /// When what it was last busy with was done.
     pub(super) clock: Cell<u64>,
     /// When the guest's computation, or its spinning, began.
     pub(super) since: Cell<u64>,
-    /// The local APIC may have something.
-    pub(super) attention: Cell<bool>,
-    /// The time slice is over.
-    over: Cell<bool>,
-    /// vCPUs that ran here last, or do now: those that may be woken here.
-    pub(super) residents: Cell<u32>,
-    pub(super) phase: Cell<Phase>,
-    /// The word that the guest spins on, and what it saw there.
-    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
     /// When the time slice ends.
     pub(super) slice_end: Cell<u64>,
+    pub(super) phase: Cell<Phase>,
+    /// The local APIC may have something.
+    pub(super) attention: Cell<bool>,
+    /// The word that the guest spins on, and what it saw there.
+    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
     /// When its guest last wrote to its local APIC.
     pub(super) written_at: Cell<u64>,
     /// The entry of the PID-pointer table that its guest used last.
     pub(super) recent: Cell<Option<Recent<'m, Cell<u64>>>>,
-    /// When its guest wrote the interrupt command that exited, until it is back in the guest.
-    pub(super) sending: Cell<Option<u64>>,
+    /// The request bits of its local APIC.
+    pub(super) requests: &'m Line<Cell<u64>>,
     pub(super) local: RefCell<LocalApic<'m, Cell<u64>>>,
+    /// vCPUs that ran here last, or do now: those that may be woken here.
+    pub(super) residents: Cell<u32>,
+    /// The time slice is over.
+    over: Cell<bool>,
+    left: Cell<Option<Left>>,
+    /// When the guest wrote the interrupt command that exited, until it is back in the guest.
+    pub(super) sending: Cell<Option<u64>>,
     pub(super) queue: RefCell<VecDeque<&'m mut Runner>>,
     /// When the vCPU began to sleep, were it not for polling.
-    halted_at: Cell<u64>,
+    pub(super) halted_at: Cell<u64>,
+    /// When polling ends.
+    polls_until: Cell<u64>,
     pub(super) wakeup_list: RefCell<Vec<u32>>,
 }
 
 impl<'m> Pcpu<'m> {
+    /// Lines that a guest's acts use.
+    pub(super) const ACTS: Range<usize> = 0..2;
+    /// The same, and what interrupts use.
+    pub(super) const INTERRUPTS: Range<usize> = 0..3;
+
     pub(super) const fn new(requests: &'m Line<Cell<u64>>) -> Self {
         Self {
             local: RefCell::new(LocalApic::new(requests)),
@@ -103,6 +122,8 @@ impl<'m> Pcpu<'m> {
             halted_at: Cell::new(0),
             sending: Cell::new(None),
             residents: Cell::new(0),
+            left: Cell::new(None),
+            polls_until: Cell::new(0),
         }
     }
 
@@ -132,7 +153,7 @@ impl<'m> Pcpu<'m> {
     /// Whether an interrupt that arrives is looked at at once.
     #[inline]
     pub(super) fn listens(&self) -> bool {
-        matches!(self.phase.get(), Phase::Guest | Phase::Idle | Phase::Poll { .. })
+        matches!(self.phase.get(), Phase::Guest | Phase::Idle | Phase::Poll)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -144,18 +165,32 @@ impl<'m> Pcpu<'m> {
         if let Some(pages) = self.pages.get() {
             pages.read_ahead_of_icr();
         }
-        self.look_at_runner(prefetch_whole);
+        self.look_at_runner(|runner| prefetch_lines(runner, Runner::ACTS));
     }
 
     /// Asks for the memory that a turn leads to in which it takes an interrupt.
     pub(super) fn read_ahead(&self) {
         prefetch(self.requests, 0);
+        self.read_ahead_of_guest();
+    }
+
+    /// The same, but for the requests of its local APIC.
+    pub(super) fn read_ahead_of_guest(&self) {
         if let Some(pages) = self.pages.get() {
             pages.read_ahead();
         }
-        self.look_at_runner(prefetch_whole);
+        self.look_at_runner(|runner| prefetch_lines(runner, Runner::INTERRUPTS.start..Runner::ACTS.end));
     }
 }
+
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    const LINE: usize = 64;
+    assert!(offset_of!(Pcpu<'_>, requests) == Pcpu::ACTS.end * LINE);
+    assert!(
+        offset_of!(Pcpu<'_>, local) + size_of::<RefCell<LocalApic<'_, Cell<u64>>>>() <= Pcpu::INTERRUPTS.end * LINE
+    );
+};
 
 /// What comes of a phase.
 pub(super) enum Next {
@@ -291,6 +326,14 @@ impl<'m, 'o> Simulation<'m, 'o> {
         Next::Go
     }
 
+    /// VM exit.
+    pub(super) fn go_out(&mut self, exit: Exit, acknowledged: Option<u8>, instruction: Instruction) -> Next {
+        self.spend(self.costs.vm_exit);
+        self.spent.exits += u64::from(self.costs.vm_exit);
+        self.at().left.set(Some(Left { exit, acknowledged, instruction }));
+        self.go(Phase::Exited)
+    }
+
     /// A phase outside of the guest.
     #[inline(never)]
     fn in_root(&mut self, runner: &mut Runner) -> Next {
@@ -298,9 +341,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
             Phase::Guest => Next::Go,
             Phase::Root | Phase::Idle => self.root(runner),
             Phase::Enter { inject, nmi } => self.enter(runner, inject, nmi),
-            Phase::Exited { exit, acknowledged, instruction } => self.exited(runner, exit, acknowledged, instruction),
-            Phase::Handle { exit, acknowledged, instruction } => self.handle(runner, exit, acknowledged, instruction),
-            Phase::Poll { since, until } => self.poll(runner, since, until),
+            Phase::Exited => self.exited(runner),
+            Phase::Handle => self.handle(runner),
+            Phase::Poll => self.poll(runner),
             Phase::Block => self.block(runner),
             Phase::CheckBlock => self.check_block(runner),
             Phase::Sleep => Next::Asleep,
@@ -383,7 +426,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     /// VM exit is complete.
-    fn exited(&mut self, runner: &mut Runner, exit: Exit, acknowledged: Option<u8>, instruction: Instruction) -> Next {
+    fn exited(&mut self, runner: &mut Runner) -> Next {
+        let Some(Left { exit, instruction, .. }) = self.at().left.get() else { return Next::Broken };
         self.account.exit(exit);
         let since = self.now.saturating_sub(u64::from(self.costs.vm_exit));
         self.log_event(since, runner.task.slot, What::Left, 0, u32::from(exit.reason.number()));
@@ -398,11 +442,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
             (ExitReason::ExternalInterrupt, _) => costs.exit_interrupt,
             _ => costs.exit_other,
         });
-        self.go(Phase::Handle { exit, acknowledged, instruction })
+        self.go(Phase::Handle)
     }
 
-    fn handle(&mut self, runner: &mut Runner, exit: Exit, acknowledged: Option<u8>, instruction: Instruction) -> Next {
+    fn handle(&mut self, runner: &mut Runner) -> Next {
         let at = self.at();
+        let Some(Left { exit, acknowledged, instruction }) = at.left.take() else { return Next::Broken };
         let handled = runner.task.handle_exit(self, exit, acknowledged, instruction);
         if acknowledged.is_some() {
             // The host's handler ends with its EOI.
@@ -426,11 +471,13 @@ impl<'m, 'o> Simulation<'m, 'o> {
             return self.go(Phase::Block);
         }
         self.whereabouts[runner.task.slot as usize] = Whereabouts::Polls(self.current);
-        self.go(Phase::Poll { since: self.now, until: self.now + u64::from(poll) })
+        at.polls_until.set(self.now + u64::from(poll));
+        self.go(Phase::Poll)
     }
 
-    fn poll(&mut self, runner: &mut Runner, since: u64, until: u64) -> Next {
+    fn poll(&mut self, runner: &mut Runner) -> Next {
         let at = self.at();
+        let (since, until) = (at.halted_at.get(), at.polls_until.get());
         let over = self.root_interrupts(Some(runner));
         at.over.set(at.over.get() | over);
         // Where there is something, the look before sleeping finds the same, and lets it go on.

@@ -4,50 +4,91 @@
 //! Each is asked for in steps: what a step leads to can only be found where what the one before asked for has arrived.
 
 use super::pcpu::Pcpu;
-use super::simulation::{Simulation, VmState, Whereabouts};
+use super::simulation::{Simulation, Whereabouts};
 use crate::engine::machine::Runner;
-use crate::memory::{prefetch, prefetch_first};
+use crate::memory::{prefetch, prefetch_lines};
+use std::cell::Cell;
 
 /// So many arrivals before it is used the memory of a pCPU is asked for, and that of its guest.
 const ARRIVALS: [usize; 2] = [8, 4];
 /// So many turns before they are used the memory of a pCPU is asked for, its guest's, that of the guest's target, and the
 /// target's descriptor. Where they are more, what came first is gone from the nearest cache when it is used.
 const TURNS: [usize; 4] = [8, 5, 3, 1];
-/// Lines of a pCPU that most turns use.
-const LINES: usize = 4;
 
-impl<'m, 'o> Simulation<'m, 'o> {
+/// So many turns may be between the last two steps.
+const AIMS: usize = 8;
+
+/// Whom a guest sends an interrupt to next, from the step in which that is found out to the next one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aim {
+    /// Where the guest runs.
+    pcpu: u32,
+    target: u32,
+    slot: u32,
+}
+
+/// For a few pCPUs, by their numbers' last bits.
+pub(super) type Aims = [Cell<Option<Aim>>; AIMS];
+
+impl Simulation<'_, '_> {
     /// A turn begins: of those that follow, who is a step nearer is asked for.
     #[inline]
     pub(super) fn read_ahead_of_turns(&mut self, next: u32) {
-        if !self.calendar.is_in_order() {
-            if let Some(at) = self.pcpus.get(next as usize) {
-                prefetch_first::<_, LINES>(at);
+        if self.calendar.in_order().is_some() {
+            self.read_ahead_in_order();
+        } else if let Some(at) = self.pcpus.get(next as usize) {
+            prefetch_lines(at, Pcpu::INTERRUPTS);
+        }
+    }
+
+    /// With registers of its own.
+    #[inline(never)]
+    fn read_ahead_in_order(&mut self) {
+        let Some([first, second, third, fourth]) = self.calendar.coming(TURNS) else { return };
+        let Some(diary) = self.calendar.in_order() else { return };
+        let standing = |range| {
+            let places = diary.in_order(range).iter().filter(|&&place| diary.stands(place));
+            places.filter_map(|place| Some((place.actor, self.pcpus.get(place.actor as usize)?)))
+        };
+        for place in diary.in_order(&first) {
+            // Whether it stands is asked in the next step.
+            diary.ask_for(place.actor);
+            self.calendar.ask_for_expected(place.actor);
+            if let Some(at) = self.pcpus.get(place.actor as usize) {
+                prefetch_lines(at, Pcpu::ACTS);
             }
-            return;
         }
-        while let Some(at) = self.soon(0) {
-            prefetch_first::<_, LINES>(at);
-        }
-        while let Some(at) = self.soon(1) {
+        for (_, at) in standing(&second) {
             if at.attention.get() {
-                at.read_ahead();
+                prefetch_lines(at, Pcpu::INTERRUPTS);
+                at.read_ahead_of_guest();
             } else {
                 at.read_ahead_of_act();
             }
         }
-        while let Some(at) = self.soon(2) {
-            at.look_at_runner(|runner| self.ask_for_target(runner));
+        for (pcpu, at) in standing(&third) {
+            let attention = at.attention.get();
+            if attention {
+                prefetch(at.requests, 0);
+            }
+            let aim = at.look_at_runner(|runner| {
+                self.account.ask_for_traffic(runner.task.slot);
+                // Who takes an interrupt seldom sends one in the same turn.
+                if attention { None } else { self.ask_for_target(pcpu, runner) }
+            });
+            self.aims[pcpu as usize % AIMS].set(aim.flatten());
         }
-        while let Some(at) = self.soon(3) {
-            at.look_at_runner(|runner| self.ask_for_descriptor(runner));
+        for (pcpu, at) in standing(&fourth) {
+            if let Some(aim) = self.aims[pcpu as usize % AIMS].get().filter(|aim| aim.pcpu == pcpu) {
+                at.look_at_runner(|runner| self.ask_for_descriptor(aim, runner));
+            }
         }
     }
 
     /// A turn ends. Where nobody but the next is known, it is asked for in two steps.
     #[inline]
     pub(super) fn read_ahead_after_turn(&self, next: u32) {
-        if !self.calendar.is_in_order()
+        if self.calendar.in_order().is_none()
             && let Some(at) = self.pcpus.get(next as usize)
         {
             at.read_ahead();
@@ -61,13 +102,13 @@ impl<'m, 'o> Simulation<'m, 'o> {
         if let Some((pcpu, _)) = self.calendar.arrival_after(pcpu) {
             self.calendar.ask_for(pcpu);
             if let Some(at) = self.pcpus.get(pcpu as usize) {
-                prefetch_first::<_, LINES>(at);
+                prefetch_lines(at, Pcpu::INTERRUPTS);
             }
         }
         if let Some((pcpu, of_many)) = self.calendar.arrival_after(guest)
             && let Some(at) = self.pcpus.get(pcpu as usize)
         {
-            if of_many && self.calendar.is_in_order() {
+            if of_many && self.calendar.in_order().is_some() {
                 // Their turns come when all have arrived.
                 prefetch(at.requests, 0);
             } else {
@@ -76,32 +117,26 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
     }
 
+    /// Of the guest that the pCPU runs: to whom it sends an interrupt next.
     #[inline]
-    fn soon(&mut self, step: usize) -> Option<&'o Pcpu<'m>> {
-        self.pcpus.get(self.calendar.soon(step, TURNS[step])? as usize)
-    }
-
-    /// To whom the guest sends an interrupt next, and which.
-    fn target(&self, runner: &Runner) -> Option<(&'o VmState<'m>, u32, u8)> {
+    fn ask_for_target(&self, pcpu: u32, runner: &Runner) -> Option<Aim> {
         let vm = self.vms.get(runner.task.vm as usize)?;
-        let (target, vector) = runner.cursor.sends_to(&vm.guest.code, runner.task.vcpu.vcpu(), vm.vcpus.get())?;
-        Some((vm, target, vector))
-    }
-
-    fn ask_for_target(&self, runner: &Runner) {
-        let Some((vm, target, vector)) = self.target(runner) else { return };
+        let (me, vcpus) = (runner.task.vcpu.vcpu(), vm.vcpus.get());
+        let (target, vector) = runner.cursor.sends_to(&vm.guest.code, me, vcpus)?;
         let slot = vm.first_slot + target;
         runner.task.vcpu.vp().ask_for_entry(self.memory, target);
         prefetch(&self.whereabouts, slot as usize);
         self.stopwatch.ask_for(slot, vector);
         self.account.ask_for(slot, vector);
+        Some(Aim { pcpu, target, slot })
     }
 
-    fn ask_for_descriptor(&self, runner: &Runner) {
-        let Some((vm, target, _)) = self.target(runner) else { return };
-        runner.task.vcpu.vp().ask_for_descriptor(self.memory, target);
-        if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get((vm.first_slot + target) as usize) {
-            self.calendar.ask_for(pcpu);
+    /// The same a step later.
+    #[inline]
+    fn ask_for_descriptor(&self, aim: Aim, runner: &Runner) {
+        runner.task.vcpu.vp().ask_for_descriptor(self.memory, aim.target);
+        if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get(aim.slot as usize) {
+            self.calendar.ask_for_expected(pcpu);
         }
     }
 }

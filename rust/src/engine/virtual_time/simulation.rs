@@ -7,6 +7,7 @@ use super::device::DeviceState;
 use super::latency::{Class, Stopwatch};
 use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
+use super::reading::Aims;
 use super::run::Spent;
 use super::spinners::Spinners;
 use super::timetable::Timetable;
@@ -92,6 +93,7 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) limit: u64,
     /// Guests may do acts ahead, see `ahead`.
     pub(super) may_be_alone: bool,
+    pub(super) aims: Aims,
     /// The wakeup list that is walked, and how far.
     pub(super) listing: Option<usize>,
     pub(super) unfinished: usize,
@@ -171,6 +173,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             limit: 0,
             // The host of a recording takes pCPUs away, and chaos leaves nobody alone.
             may_be_alone: false,
+            aims: Aims::default(),
             listing: None,
             unfinished: finite(config),
             finished_at: 0,
@@ -413,9 +416,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
 
     #[inline(never)]
     pub(super) fn poller_looks(&mut self, pcpu: u32) {
-        if let Phase::Poll { since, .. } = self.pcpus[pcpu as usize].phase.get() {
+        let at = &self.pcpus[pcpu as usize];
+        if at.phase.get() == Phase::Poll {
             let seen = self.now + u64::from(self.costs.line_transfer);
-            self.act_by(pcpu, next_round(since, seen, self.costs.halt_poll_spin));
+            self.pcpu_acts_by(pcpu, at, next_round(at.halted_at.get(), seen, self.costs.halt_poll_spin));
         }
     }
 }

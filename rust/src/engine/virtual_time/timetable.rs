@@ -130,7 +130,7 @@ impl Simulation<'_, '_> {
         let phase = pcpu.phase.get();
         if phase != Phase::Idle {
             self.request(slot, LOCAL_TIMER_VECTOR);
-            if matches!(phase, Phase::Guest | Phase::Poll { .. }) {
+            if matches!(phase, Phase::Guest | Phase::Poll) {
                 self.act_by(slot, self.now);
             }
         }
