@@ -135,6 +135,16 @@ impl GuestCode {
         Listing(&self.list)
     }
 
+    /// Whether from a place on there is nothing but computation, in a loop that ends only with the run.
+    pub(super) fn only_computes(&self, place: u32) -> bool {
+        let computes = |instruction: &&Instruction| matches!(instruction, Instruction::Compute { .. });
+        let first = place as usize;
+        let Some(left) = self.list.get(first..) else { return false };
+        let end = first + left.iter().take_while(computes).count();
+        let Some(Instruction::LoopEnd { start, times: None, .. }) = self.list.get(end) else { return false };
+        self.list.get(*start as usize..end).is_some_and(|body| body.iter().all(|instruction| computes(&instruction)))
+    }
+
     /// The instruction at a place; nothing is behind the last program's end.
     #[inline]
     pub(super) fn at(&self, place: u32) -> Option<&Instruction> {
@@ -168,6 +178,21 @@ mod tests {
         assert_eq!(code.at(start + written.code.len() as u32), Some(&Instruction::End));
         assert_eq!(code.handler(0).map(|entry| entry.start), Some(1));
         assert_eq!((code.at(GuestCode::IDLE), code.handler(1)), (Some(&Instruction::End), None));
+    }
+
+    #[test]
+    fn a_loop_that_only_computes_is_known_from_each_of_its_places() {
+        let compute = Statement::Compute { cycles: 10 };
+        let known = |times, body: &[Statement]| {
+            let written = program(&[repeat(times, body.to_vec()), Statement::Eoi]);
+            let code = GuestCode::new(std::slice::from_ref(&written), vec![0], &[], None);
+            (0..=written.code.len() as u32 + 1).filter(|&place| code.only_computes(place)).collect::<Vec<_>>()
+        };
+        // At 1 the loop begins.
+        assert_eq!(known(None, &[compute.clone(), compute.clone()]), [2, 3, 4]);
+        assert!(known(Some(9), std::slice::from_ref(&compute)).is_empty());
+        assert!(known(None, &[Statement::Eoi, compute.clone()]).is_empty());
+        assert!(known(None, &[compute, Statement::Eoi]).is_empty());
     }
 
     #[test]

@@ -116,6 +116,12 @@ impl Cursor {
         }
     }
 
+    /// Whether it does nothing but compute until the run ends, unless it is interrupted.
+    #[must_use]
+    pub fn only_computes(&self, code: &GuestCode) -> bool {
+        self.half_sent.is_none() && !self.frames.in_handler() && code.only_computes(self.frames.top.next)
+    }
+
     /// To whom its next act sends an interrupt, and which, if it does and that is known. A loop may end there instead.
     #[must_use]
     pub fn sends_to(&self, code: &GuestCode, me: u32, vcpus: u32) -> Option<(u32, u8)> {

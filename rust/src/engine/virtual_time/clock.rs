@@ -114,11 +114,15 @@ impl Simulation<'_, '_> {
         (self.pcpus.len() as u32..self.clock_actor()).all(|device| self.calendar.time(device) == NEVER)
     }
 
-    /// Each vCPU that is awake is at an instruction that waits for another.
+    /// Each vCPU that is awake is at an instruction that waits for another; or, where the run waits for a program's end,
+    /// computes until then.
     fn all_wait(&self) -> bool {
+        let end_is_awaited = self.config.ends() && self.unfinished > 0;
         let waits = |runner: &Runner| {
-            let code = self.vms.get(runner.task.vm as usize).map(|vm| &vm.guest.code);
-            runner.progress.computing == 0 && code.is_some_and(|code| runner.cursor.waits(code))
+            self.vms.get(runner.task.vm as usize).map(|vm| &vm.guest.code).is_some_and(|code| {
+                runner.progress.computing == 0 && runner.cursor.waits(code)
+                    || end_is_awaited && runner.cursor.only_computes(code)
+            })
         };
         self.pcpus
             .iter()

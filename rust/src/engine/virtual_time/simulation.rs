@@ -288,13 +288,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.stopping = true;
         let seen = self.now + u64::from(self.costs.line_transfer);
         let (vms, pcpus) = (self.vms, self.pcpus);
-        for vm in vms {
-            let others = vm.spinners.others();
-            for spinner in vm.spinners.one().into_iter().chain(others.iter().flat_map(|others| others.iter().copied()))
-            {
-                let pcpu = &pcpus[spinner as usize];
-                self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
-            }
+        for spinner in vms.iter().flat_map(|vm| vm.spinners.all()) {
+            let pcpu = &pcpus[spinner as usize];
+            self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
         }
     }
 

@@ -52,6 +52,11 @@ impl Spinners {
         self.one.get() == NOBODY && !self.several.get()
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<u32> {
+        self.one().into_iter().chain(self.others.borrow().iter().copied()).collect()
+    }
+
     /// One of them, if there are any.
     #[inline]
     pub(super) const fn one(&self) -> Option<u32> {
@@ -74,8 +79,7 @@ mod tests {
     fn each_is_visited_until_it_is_removed() {
         let spinners = Spinners::new();
         let seen = |spinners: &Spinners| {
-            let mut seen = Vec::from_iter(spinners.one());
-            seen.extend(spinners.others().iter().flat_map(|others| others.iter()));
+            let mut seen = spinners.all();
             seen.sort_unstable();
             seen
         };

@@ -375,6 +375,25 @@ fn who_waits_and_is_preempted_for_ever_is_a_stall() {
     assert_eq!((violation.kind, run.machine.unfinished), ("stall", 3));
 }
 
+/// A vCPU waits for another that never gets its interrupt, and computes until all is over.
+#[test]
+fn who_waits_for_one_that_only_computes_is_a_stall() {
+    const TOLD: u64 = 250_000_000_000;
+    let run = |program: Value| {
+        let waits = json!([{"op": "wait", "signal": 0, "count": 1}]);
+        let endless = json!([{"op": "loop", "times": null, "body": program}]);
+        let vm = json!({"group": [{"vcpus": [0], "program": waits}, {"vcpus": [1], "program": endless}]});
+        run_with(&machine(&vm, &json!({}), KVM), &costs(), Some(TOLD))
+    };
+    let stuck = run(json!([{"op": "compute", "cycles": 1_000_000}]));
+    let [violation] = &stuck.machine.violations[..] else { panic!("{:?}", stuck.machine.violations) };
+    assert_eq!((violation.kind, stuck.machine.unfinished), ("stall", 1));
+    assert!(stuck.cycles < TOLD, "{} cycles", stuck.cycles);
+    // One that does anything else may yet let it go on: the run lasts until it is told to end.
+    let other = run(json!([{"op": "compute", "cycles": 50_000_000}, {"op": "tpr", "value": 0}]));
+    assert!(other.cycles >= TOLD, "{} cycles", other.cycles);
+}
+
 #[test]
 fn endless_loops_end_when_they_are_told() {
     let run = fine(&machine(&storm(4, None, false), &json!({}), KVM), Some(3_000_000));
