@@ -1,5 +1,5 @@
 """`python -m ipivrs` is `ipivrs`."""
 
-from ipivrs.cli import app
+from ipivrs.starting import start
 
-app(prog_name="ipivrs")
+start()

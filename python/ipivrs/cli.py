@@ -35,12 +35,12 @@ from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
 from ipivrs.schema_command import schema
 from ipivrs.simulation import ScenarioResult
+from ipivrs.starting import INTERRUPTED
 from ipivrs.sweep_command import sweep
 from ipivrs.terminal import complain, escape_what_cannot_be_shown, remark, show, show_json
 
 _VIOLATION = 1
 _BAD_INPUT = 2
-_INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
 _U8_MAX = 2**8 - 1
@@ -74,6 +74,14 @@ class _Commands(TyperGroup):
             sys.exit(code)
         return code
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the words of a command line apart. What typer makes of Ctrl-C depends on its version."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt:
+            complain("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command. What ends it early is met here, before typer turns it into something else."""
         try:
@@ -81,7 +89,7 @@ class _Commands(TyperGroup):
             sys.stdout.flush()
         except KeyboardInterrupt:
             complain("interrupted")
-            return _INTERRUPTED
+            return INTERRUPTED
         except OSError as error:
             return _output_lost(error)
         return code
@@ -287,7 +295,7 @@ def run(
         raise BadInputError("; ".join(lost))
     if any(isinstance(result, ScenarioResult) and result.partial for result in results):
         complain("interrupted: the result is partial")
-        return _INTERRUPTED
+        return INTERRUPTED
     return _VIOLATION if any(result.violations for result in results) else 0
 
 
