@@ -1,6 +1,9 @@
 """`ipivrs bench speed`: the table, what is saved and compared; and what the core does while Python runs."""
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 
 import ipivrs
 from conftest import Shell
-from ipivrs import _core, speed
+from ipivrs import _core, speed, stopwatch
 
 TABLE = {
     "ipi-x2apic", "ipi-xapic", "post-coalesced", "round-trip", "pairs", "virtual-time-ping", "virtual-time-storm",
@@ -98,6 +101,45 @@ def test_bad_options_are_found_before_anything_is_measured(shell: Shell, tmp_pat
     assert (result.exit_code, "did you mean ipi-x2apic?" in result.stderr) == (2, True)
     result = shell("bench", "speed", "--save", tmp_path / "nowhere" / "new.json")
     assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("only", ["fast,long", "long"])
+def test_ctrl_c_waits_for_no_row_and_shows_those_that_are_measured(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, measured: list[float], only: str
+) -> None:
+    release = threading.Event()
+    ended: list[bool] = []
+
+    def long(*_: str) -> stopwatch.Measured:
+        with contextlib.suppress(KeyboardInterrupt):  # the core asks for no signal
+            os.kill(os.getpid(), signal.SIGINT)
+            release.wait(60)
+        ended.append(True)
+        return 1e-9, None, None
+
+    monkeypatch.setattr(_core, "measure", long)
+    paths = {"fast": speed.PATHS["fast"], "long": speed.Path("long", "the core measures it", "ns", 1)}
+    monkeypatch.setattr(speed, "PATHS", paths)
+    result = shell("bench", "speed", "--only", only)
+    assert not ended
+    release.set()
+    assert result.exit_code == 130
+    if only == "long":
+        assert (result.stdout, result.stderr) == ("", "error: interrupted\n")
+        return
+    assert result.stderr == "error: interrupted: 1 of 2 rows are measured\n"
+    lines = result.stdout.partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["fast"]
+    assert str(measured[0]) in lines[1]
+
+
+def test_what_a_row_fails_with_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: str) -> stopwatch.Measured:
+        raise RuntimeError("nothing was measured")
+
+    monkeypatch.setattr(_core, "measure", fail)
+    monkeypatch.setattr(speed, "PATHS", {"bad": speed.Path("bad", "", "ns", 1)})
+    assert str(shell("bench", "speed").exception) == "nothing was measured"
 
 
 def test_one_path_for_real(shell: Shell) -> None:

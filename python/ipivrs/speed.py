@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 
 from ipivrs import _core, policies, profiles, stopwatch
 from ipivrs.machine import machine
+from ipivrs.stopping import interruptible
 from ipivrs.stopwatch import Measured
 
 Sense = Literal["at most", "at least"]
@@ -55,7 +56,8 @@ class Path:
         """Its figures, in seconds, per second or bytes."""
         if self.measure is not None:
             return self.measure()
-        return _core.measure(self.name, policies.find("kvm").text, profiles.find(profiles.DEFAULT).costs())
+        policy, costs = policies.find("kvm").text, profiles.find(profiles.DEFAULT).costs()
+        return interruptible(lambda: _core.measure(self.name, policy, costs))
 
 
 _SCALES = {"ns": 1e9, "ms": 1e3, "s": 1, "bytes": 1, "million/s": 1e-6}

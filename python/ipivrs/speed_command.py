@@ -14,7 +14,8 @@ from ipivrs.bars import steps
 from ipivrs.options import BadInputError, check_writable, did_you_mean
 from ipivrs.sections import table
 from ipivrs.speed import Row
-from ipivrs.terminal import show, show_json
+from ipivrs.starting import INTERRUPTED
+from ipivrs.terminal import complain, show, show_json
 
 _NEEDED = {"name", "value", "ratio"}
 
@@ -32,24 +33,38 @@ def bench_speed(
     """How fast it is here: each path beside its floor and its target.
 
     A floor is what no implementation can beat. Path and floor take turns in one process; figures are medians. A missed
-    target is no error.
+    target is no error. Ctrl-C ends it with the rows that are measured by then.
     """
     names = _names(only)
     before = {} if against is None else _saved(against)
     if save is not None:
         check_writable("--save", Path(save))
-    rows: list[Row] = []
-    with steps(len(names)) as begin:
-        for name in names:
-            begin(speed.PATHS[name].what)
-            rows.extend(speed.measure([name]))
+    rows, interrupted = _measured(names)
     if save is not None:
         _write(save, rows)
     if json:
         show_json(rows)
     else:
         show(_report(rows, before, compared=against is not None))
+    if interrupted:
+        complain(f"interrupted: {len(rows)} of {len(names)} rows are measured")
+        return INTERRUPTED
     return 0
+
+
+def _measured(names: list[str]) -> tuple[list[Row], bool]:
+    """The rows, and whether Ctrl-C came before the last of them; before the first there is nothing to give."""
+    rows: list[Row] = []
+    with steps(len(names)) as begin:
+        try:
+            for name in names:
+                begin(speed.PATHS[name].what)
+                rows.extend(speed.measure([name]))
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            return rows, True
+    return rows, False
 
 
 def _names(only: list[str] | None) -> list[str]:

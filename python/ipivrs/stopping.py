@@ -2,8 +2,12 @@
 
 import signal
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+_Given = TypeVar("_Given")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,3 +37,21 @@ class Stop:
         """Give the signals back."""
         for each, handler in self._before.items():
             signal.signal(each, handler)
+
+
+def interruptible(work: Callable[[], _Given]) -> _Given:
+    """What `work` gives, though it asks for no signal: it has a thread of its own, and the process may end before it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, at once; `work` goes on.
+    """
+    given: Future[_Given] = Future()
+
+    def run() -> None:
+        try:
+            given.set_result(work())
+        except BaseException as error:
+            given.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return given.result()
