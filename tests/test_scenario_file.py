@@ -104,6 +104,14 @@ def test_mistakes_in_programs(tmp_path: Path, statement: str, message: str) -> N
     assert message in found
 
 
+def test_a_grid_is_no_scenario_and_its_command_is_named(tmp_path: Path, shell: Shell) -> None:
+    file = tmp_path / "g.toml"
+    file.write_text('scenario = "ping"\n[grid]\nseed = [1, 2]\n')
+    result = shell("run", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {file}:2: this is a grid: `ipivrs sweep {file}` runs it\n"
+
+
 def test_many_mistakes_are_shown_together_and_counted(tmp_path: Path) -> None:
     lines = mistake(tmp_path, "[[vm]]\nvcpus = 0\n" * 8).splitlines()
     assert len(lines) == 6

@@ -117,6 +117,14 @@ def test_mistakes_around_the_grid(tmp_path: Path, text: str, message: str) -> No
     assert message in mistake(tmp_path, text)
 
 
+def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
+    file = shipped_path("ping")
+    result = shell("sweep", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {file}:")
+    assert result.stderr.endswith(f": this is a scenario: `ipivrs run {file}` runs it\n")
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

@@ -34,6 +34,9 @@ _TYPES = {
 # Lists of tables, which TOML writes with two brackets.
 _TABLES = ("vm", "group", "handler", "device", "row")
 
+# The table that only this kind of file has, and the command that takes it.
+_RUN_BY = {"a scenario": ("vm", "run"), "a grid": ("grid", "sweep")}
+
 _NOTHING = object()
 
 Path_ = tuple[str | int, ...]
@@ -71,7 +74,7 @@ def read(path: Path, what: str = "a scenario") -> Source:
         what: What it should be, for messages.
 
     Raises:
-        ScenarioError: It cannot be read, or is no TOML.
+        ScenarioError: It cannot be read, is no TOML, or is a grid for a scenario or a scenario for a grid.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -83,7 +86,11 @@ def read(path: Path, what: str = "a scenario") -> Source:
         table, lines = _core.read_toml(text)
     except ValueError as error:
         raise ScenarioError(f"{path}:{error}") from error
-    return Source(path, table, dict(lines))
+    source = Source(path, table, dict(lines))
+    for other, (key, command) in _RUN_BY.items():
+        if key in table and _RUN_BY[what][0] not in table:
+            raise ScenarioError(f"{source.place((key,))}: this is {other}: `ipivrs {command} {path}` runs it")
+    return source
 
 
 def load(model: type[Model], path: Path) -> Model:
