@@ -38,6 +38,7 @@ from ipivrs.simulation import ScenarioResult
 from ipivrs.starting import INTERRUPTED
 from ipivrs.sweep_command import sweep
 from ipivrs.terminal import complain, escape_what_cannot_be_shown, remark, show, show_json
+from ipivrs.wording import noun
 
 _VIOLATION = 1
 _BAD_INPUT = 2
@@ -458,20 +459,19 @@ def explain(
     else:
         show(explanation(answer))
     if "last_index" not in setting:
-        _check_that_the_target_exists(answer, setting.get("vcpus"))
+        _remark_that_nobody_is_there(answer, setting.get("vcpus"))
     return 0
 
 
-def _check_that_the_target_exists(answer: dict[str, Any], vcpus: int | None) -> None:
-    """An APIC ID that no vCPU has is most likely a slip, though the processor has an answer. Broadcasts are meant."""
+def _remark_that_nobody_is_there(answer: dict[str, Any], vcpus: int | None) -> None:
+    """An APIC ID that no vCPU has may be a slip, but the processor has an answer to it. Broadcasts are meant."""
     destination = answer["fields"]["destination"]
     broadcast = destination == (_U8_MAX if answer["apic"] == "xapic" else _U32_MAX)
     if vcpus is None or broadcast or answer["condition"] != "last-index":
         return
-    raise BadInputError(
-        f"APIC ID {destination} is beyond the PID-pointer table of {vcpus} vCPUs (IDs 0 to {vcpus - 1}):\n"
-        f"give a destination of 0 to {vcpus - 1}, raise --vcpus, "
-        f"or use --last-index {vcpus - 1} to ask about the bound itself"
+    remark(
+        f"APIC ID {destination} is beyond the PID-pointer table of {vcpus} {noun(vcpus, 'vCPU')}, whose last index is "
+        f"{vcpus - 1}: raise --vcpus if a vCPU is to have it"
     )
 
 
