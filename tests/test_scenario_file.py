@@ -157,6 +157,11 @@ def test_the_shell_refuses_and_runs_nothing(tmp_path: Path, shell: Shell) -> Non
     ("options", "message"),
     [
         (["--policy", "kmv"], "did you mean kvm?"),
+        (["--policy", "kvm-tso"], "policy kvm-tso is for `ipivrs check`: it is kvm under bounds of its own; use kvm\n"),
+        (
+            ["--policy", "on-not-retested"],
+            "policy on-not-retested is for `ipivrs check`: it is kvm with lines changed; use kvm, or a file with",
+        ),
         (["--policy", "nosuch"], "shipped are acrn-1462, acrn-4778, acrn-4978, avic, avic-1235, kvm, kvm-5.14"),
         (["--seconds", "x"], "--seconds must be a number"),
         (["--seconds", "-1"], "--seconds must be a number"),

@@ -54,11 +54,26 @@ def find(name: str, *, also: Iterable[str] = ()) -> Policy:
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        if why := _why_only_checked(name):
+            raise PolicyError(why) from error
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         names = [*known, *(other for other in also if other not in known)]
         hint = did_you_mean(name, names) or f"; shipped are {', '.join(names)}"
         raise PolicyError(f"no policy {name!r}: as a file, {why}{hint}") from error
     return parsed(name, text)
+
+
+def _why_only_checked(name: str) -> str | None:
+    """What to say of a protocol of the collection that is no policy of its own; None of any other name."""
+    from ipivrs.entries import collection  # noqa: PLC0415 (it is made of policies)
+
+    entry = next((entry for entry in collection() if entry.name == name), None)
+    if entry is None:
+        return None
+    start = f"policy {name} is for `ipivrs check`: it is {entry.policy}"
+    if entry.policy_text == shipped()[entry.policy]:
+        return f"{start} under bounds of its own; use {entry.policy}"
+    return f"{start} with lines changed; use {entry.policy}, or a file with lines of your own"
 
 
 def parsed(file: str, text: str) -> Policy:
