@@ -104,6 +104,28 @@ def test_mistakes_in_programs(tmp_path: Path, statement: str, message: str) -> N
     assert message in found
 
 
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            '{ send = 3, to = "nxet" }',
+            "to: must be a whole number or one of next, random, others, not 'nxet'; did you mean next?",
+        ),
+        ("{ send = 3, to = 1.5 }", "to: must be a whole number or one of next, random, others, not 1.5"),
+        ("{ send = 3, to = 70000 }", "to: must be 65535 or less, not 70000"),
+        (
+            '{ loop = "foever", body = ["hlt"] }',
+            "loop: must be a whole number or forever, not 'foever'; did you mean forever?",
+        ),
+        ("{ loop = -1, body = ['hlt'] }", "loop: must be 0 or more, not -1"),
+        ("{ apic = 'x2apci' }", "apic: must be one of x2apic, xapic, disabled, not 'x2apci'; did you mean x2apic?"),
+    ],
+)
+def test_a_value_that_may_be_several_things_has_one_mistake(tmp_path: Path, statement: str, message: str) -> None:
+    found = mistake(tmp_path, f"[[vm]]\n[[vm.group]]\nvcpus = 0\nprogram = [{statement}]\n")
+    assert found == f"a.toml:4: vm[0].group[0].program[0].{message}"
+
+
 def test_a_grid_is_no_scenario_and_its_command_is_named(tmp_path: Path, shell: Shell) -> None:
     file = tmp_path / "g.toml"
     file.write_text('scenario = "ping"\n[grid]\nseed = [1, 2]\n')

@@ -111,10 +111,16 @@ def shortened(messages: Iterable[str]) -> str:
 
 def mistakes(error: ValidationError, table: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
     """The place in the table and the explanation of everything that pydantic found wrong with it."""
+    by_place: dict[Path_, list[dict[str, Any]]] = {}
     for mistake in error.errors(include_url=False):
         unknown = (mistake["ctx"]["raw"],) if mistake["type"] == "unknown_key" else ()
         where = _place_in((*mistake["loc"], *unknown), table)
-        yield where, _brackets(where, dict(mistake)) or _what(dict(mistake))
+        by_place.setdefault(where, []).append(dict(mistake))
+    for where, found in by_place.items():
+        if either := _either(found):
+            yield where, either
+        else:
+            yield from ((where, _brackets(where, mistake) or _what(mistake)) for mistake in found)
 
 
 def _place_in(location: Path_, table: dict[str, Any]) -> Path_:
@@ -157,6 +163,28 @@ def _brackets(where: Path_, mistake: dict[str, Any]) -> str | None:
     return None
 
 
+def _either(found: list[dict[str, Any]]) -> str | None:
+    """One message for a value that is none of the several things that it may be: a number, one of some words."""
+    words = [word for mistake in found if mistake["type"] == "literal_error" for word in _words(mistake)]
+    if len(found) == 1 or not words:
+        return None
+    others = [mistake for mistake in found if mistake["type"] != "literal_error"]
+    for mistake in others:
+        if mistake["type"] not in _TYPES:
+            return _what(mistake)  # of the right type, and out of its range
+    given = found[0]["input"]
+    kinds = [_TYPES[mistake["type"]] for mistake in others]
+    allowed = " or ".join([*kinds, f"one of {', '.join(words)}" if len(words) > 1 else words[0]])
+    return f"must be {allowed}, not {_shown(given)}{did_you_mean(str(given), words)}"
+
+
+def _words(mistake: dict[str, Any]) -> list[str]:
+    """What the words of a choice are."""
+    context = mistake.get("ctx", {})
+    expected = context.get("expected", context.get("expected_tags", "")).replace(" or ", ", ")
+    return [word.strip("' ") for word in expected.split(",")]
+
+
 def _what(mistake: dict[str, Any]) -> str:
     if mistake["type"] == "unknown_key":
         return f"no such field{mistake['ctx']['hint']}"
@@ -167,10 +195,7 @@ def _what(mistake: dict[str, Any]) -> str:
     if kind in _TYPES:
         return f"must be {_TYPES[kind]}, not {_shown(given)}"
     if kind in ("literal_error", "union_tag_invalid"):
-        known = [
-            word.strip("' ")
-            for word in context.get("expected", context.get("expected_tags", "")).replace(" or ", ", ").split(",")
-        ]
+        known = _words(mistake)
         word = given.get("name", given) if isinstance(given, dict) else given
         return f"must be one of {', '.join(known)}, not {_shown(word)}{did_you_mean(str(word), known)}"
     if kind in ("missing", "union_tag_not_found"):
