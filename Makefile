@@ -45,7 +45,7 @@ test: prerequisites $(VENV)/developed build ## cargo's tests, then pytest
 
 .PHONY: loom
 loom: prerequisites ## the lock-free code under every interleaving that loom finds
-	RUSTFLAGS="--cfg loom" cargo test --locked --release --target-dir target/loom --lib loom
+	RUSTFLAGS="--cfg loom" cargo test --locked --profile loom --target-dir target/loom --lib loom
 
 .PHONY: lint
 lint: lint-prerequisites $(VENV)/developed build ## formatting, lints, documentation and types of both languages
