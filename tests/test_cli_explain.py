@@ -65,9 +65,12 @@ def test_an_apic_id_beyond_the_table_has_an_answer_and_a_note(process: Process) 
     assert done.stdout.startswith("VM exit after the write: 56 APIC write, qualification 300H\n")
     assert done.stdout == process(*words, "--last-index", "3").stdout
     assert done.stderr == (
-        "note: APIC ID 9 is beyond the PID-pointer table of 4 vCPUs, whose last index is 3: "
-        "raise --vcpus if a vCPU is to have it\n"
+        "note: APIC ID 9 is beyond a PID-pointer table of 4 vCPUs, whose last index is 3; "
+        "for a longer table, such as KVM's for all that may be added, say --last-index\n"
     )
+    # No table has such an entry.
+    beyond = process("explain", "--vector", "0xFB", "--dest", "300000", "--vcpus", "4").stderr
+    assert beyond.endswith("whose last index is 3; no table is longer than to index 65535\n")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, missing, None)
     result = replay(XAPIC_BOOT)
     calls = {"pandas": result.to_pandas, "polars": result.to_polars, "pyarrow": result.__arrow_c_stream__}
-    with pytest.raises(ImportError, match=rf"need {missing}: pip install ipivrs\[frames\]"):
+    with pytest.raises(ImportError, match=rf"need {missing}: pip install 'ipivrs\[frames\]'"):
         calls[missing]()
 
 

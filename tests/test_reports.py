@@ -380,7 +380,7 @@ def test_a_missing_package_is_named_before_the_run(
         monkeypatch.delitem(__import__("sys").modules, name)
     out = tmp_path / "out"
     message = refused(shell, X2APIC_BOOT, option, out)
-    assert f"needs the package {package}: pip install ipivrs[report]" in message
+    assert f"needs the package {package}: pip install 'ipivrs[report]'" in message
     assert not out.exists()
 
 

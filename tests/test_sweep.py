@@ -129,7 +129,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_what_parquet_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ipivrs.SweepError, match=r"pip install ipivrs\[frames\]"):
+    with pytest.raises(ipivrs.SweepError, match=r"pip install 'ipivrs\[frames\]'"):
         ipivrs.sweep(write_grid(tmp_path, SEEDS), out=tmp_path / "r.parquet")
     assert not (tmp_path / "r.parquet.journal").exists()
 

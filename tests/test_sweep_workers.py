@@ -117,5 +117,5 @@ def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ipivrs.SweepError, match=r"--dask tcp://127\.0\.0\.1:9: no scheduler answers there"):
         ipivrs.sweep(write_grid(tmp_path, TEN), out=tmp_path / "r.csv", dask="tcp://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ipivrs.SweepError, match=r"pip install ipivrs\[distributed\]"):
+    with pytest.raises(ipivrs.SweepError, match=r"pip install 'ipivrs\[distributed\]'"):
         ipivrs.sweep(write_grid(tmp_path, TEN), out=tmp_path / "r.csv", dask="tcp://127.0.0.1:9")

@@ -66,6 +66,8 @@ def _comparison(rows: list[Comparison], profile: str) -> Group:
             digits = 0 if row["unit"] in {"cycles", "per second"} else 2
             measured = row["published"] if row["measured"] is None else f"{row['measured']:,.{digits}f}"
             error = "-" if row["error"] is None else f"{row['error']:+,.{digits}f}"
+            if row["unit"] == "%" and row["error"] is not None:
+                error += " points"
             how = "fitted" if row["fitted"] else "predicted"
             lines.add_row(row["name"], measured, f"{row['predicted']:,.{digits}f}", error, row["unit"], how)
             if row["note"]:

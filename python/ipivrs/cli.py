@@ -470,9 +470,15 @@ def _remark_that_nobody_is_there(answer: dict[str, Any], vcpus: int | None) -> N
     if vcpus is None or broadcast or answer["condition"] != "last-index":
         return
     remark(
-        f"APIC ID {destination} is beyond the PID-pointer table of {vcpus} {noun(vcpus, 'vCPU')}, whose last index is "
-        f"{vcpus - 1}: raise --vcpus if a vCPU is to have it"
+        f"APIC ID {destination} is beyond a PID-pointer table of {vcpus} {noun(vcpus, 'vCPU')}, whose last index is "
+        f"{vcpus - 1}; {_another_table(destination)}"
     )
+
+
+def _another_table(destination: int) -> str:
+    if destination > _U16_MAX:
+        return f"no table is longer than to index {_U16_MAX}"
+    return "for a longer table, such as KVM's for all that may be added, say --last-index"
 
 
 def _missing_here(found: Machine) -> Iterator[Text]:

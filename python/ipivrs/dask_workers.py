@@ -29,7 +29,7 @@ class DaskWorkers:
         try:
             import distributed  # noqa: PLC0415 (an extra)
         except ImportError as error:
-            raise SweepError("--dask needs dask's scheduler: pip install ipivrs[distributed]") from error
+            raise SweepError("--dask needs dask's scheduler: pip install 'ipivrs[distributed]'") from error
         self._dask: Any = distributed
         self._address = address
         self._points: dict[Any, Description] = {}

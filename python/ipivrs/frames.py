@@ -37,7 +37,7 @@ class Tabular:
         """The rows as a pandas DataFrame; names are categories.
 
         Raises:
-            ImportError: pandas or pyarrow is missing: `pip install ipivrs[frames]`.
+            ImportError: pandas or pyarrow is missing: `pip install 'ipivrs[frames]'`.
         """
         _imported("pandas")
         table = _table(self._columns())
@@ -50,7 +50,7 @@ class Tabular:
         """The rows as a Polars DataFrame; names are categories.
 
         Raises:
-            ImportError: Polars or pyarrow is missing: `pip install ipivrs[frames]`.
+            ImportError: Polars or pyarrow is missing: `pip install 'ipivrs[frames]'`.
         """
         frame: pl.DataFrame = _imported("polars").from_arrow(_table(self._columns()))
         return frame
@@ -59,7 +59,7 @@ class Tabular:
         """The rows as an Arrow C stream: `pyarrow.table(result)`, DuckDB and others take the result as it is.
 
         Raises:
-            ImportError: pyarrow is missing: `pip install ipivrs[frames]`.
+            ImportError: pyarrow is missing: `pip install 'ipivrs[frames]'`.
         """
         return _table(self._columns()).__arrow_c_stream__(requested_schema)
 
@@ -68,7 +68,7 @@ def _imported(name: str) -> Any:  # noqa: ANN401 (a module that may not be there
     try:
         return import_module(name)
     except ImportError as error:
-        raise ImportError(f"tables of results need {name}: pip install ipivrs[frames]") from error
+        raise ImportError(f"tables of results need {name}: pip install 'ipivrs[frames]'") from error
 
 
 def _table(columns: Mapping[str, Column]) -> Any:  # noqa: ANN401

@@ -38,7 +38,7 @@ def _pyarrow() -> Any:  # noqa: ANN401 (a module that may not be there)
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError as error:
         raise SweepError(
-            "Parquet needs pyarrow: pip install ipivrs[frames], or give a file that ends in .csv"
+            "Parquet needs pyarrow: pip install 'ipivrs[frames]', or give a file that ends in .csv"
         ) from error
     return pa
 

@@ -1,6 +1,6 @@
 """Files to look at: a report as one page of HTML, and a trace for the Perfetto UI.
 
-They need the extra `report`: `pip install ipivrs[report]`.
+They need the extra `report`: `pip install 'ipivrs[report]'`.
 """
 
 from abc import ABC
@@ -24,7 +24,7 @@ def check_extra(kind: str) -> None:
         import_module(NEEDS[kind])
     except ImportError as error:
         package = NEEDS[kind].partition(".")[0]
-        raise ImportError(f"{_CALLED[kind]} needs the package {package}: pip install ipivrs[report]") from error
+        raise ImportError(f"{_CALLED[kind]} needs the package {package}: pip install 'ipivrs[report]'") from error
 
 
 class Drawable(ABC):  # noqa: B024 (a mixin: results are made of it, it is nothing by itself)
