@@ -10,6 +10,7 @@ import pytest
 
 import ipivrs
 from ipivrs import workers
+from ipivrs.dask_workers import DaskWorkers
 from ipivrs.grid import find_grid
 from ipivrs.grid_points import Plan
 from ipivrs.rows import run_point
@@ -96,7 +97,7 @@ def test_a_policy_goes_with_its_point(tmp_path: Path) -> None:
 def test_dask_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     killed: list[int] = []
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
 
         def progress(done: int, _: int) -> None:
             if done > 0 and not killed:
@@ -109,6 +110,22 @@ def test_dask_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     assert killed
     assert is_whole(result)
     assert (result.ran, len(result.rows), (tmp_path / "r.csv.journal").exists()) == (10, 10, False)
+
+
+def test_a_row_that_goes_with_its_worker_is_waited_for() -> None:
+    pytest.importorskip("distributed")
+
+    class Future:
+        def __init__(self, status: str) -> None:
+            self.status = status
+
+    cluster = DaskWorkers.__new__(DaskWorkers)
+    cluster._address = "tcp://127.0.0.1:9"  # noqa: SLF001 (none is connected)
+    # Done when it was waited for; its worker has died since, and dask makes the row again.
+    for status in ("lost", "pending"):
+        assert cluster._outcome(Future(status)) is None  # noqa: SLF001
+    with pytest.raises(ipivrs.SweepError, match="the scheduler has gone"):
+        cluster._outcome(Future("cancelled"))  # noqa: SLF001
 
 
 def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

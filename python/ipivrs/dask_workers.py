@@ -86,8 +86,10 @@ class DaskWorkers:
 
     def _outcome(self, future: Any) -> Outcome | None:  # noqa: ANN401 (dask has no types)
         """The row, or why there is none; nothing yet if the worker died with the row and dask makes it again."""
-        if future.status not in {"finished", "error"}:
+        if future.status == "cancelled":
             raise SweepError(self._gone())
+        if future.status not in {"finished", "error"}:
+            return None
         try:
             row = future.result(timeout=_PATIENCE_WITH_A_ROW)
         except (TimeoutError, asyncio.TimeoutError):
