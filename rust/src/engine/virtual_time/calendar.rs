@@ -269,7 +269,7 @@ impl Calendar {
     /// Asks for the memory that an interrupt to a pCPU uses, when it is sent and when it arrives.
     #[inline]
     pub(super) fn ask_for(&self, pcpu: u32) {
-        prefetch(&self.expected, pcpu as usize);
+        self.ask_for_expected(pcpu);
         if let Turns::Many(turns) = &self.turns {
             turns.ask_for(pcpu);
         }

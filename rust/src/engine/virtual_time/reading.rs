@@ -52,8 +52,7 @@ impl Simulation<'_, '_> {
         };
         for place in diary.in_order(&first) {
             // Whether it stands is asked in the next step.
-            diary.ask_for(place.actor);
-            self.calendar.ask_for_expected(place.actor);
+            self.calendar.ask_for(place.actor);
             if let Some(at) = self.pcpus.get(place.actor as usize) {
                 prefetch_lines(at, Pcpu::ACTS);
             }
