@@ -41,6 +41,16 @@ def test_every_shipped_scenario_runs_without_a_violation() -> None:
         assert counts["posted"] == counts["delivered"] + counts["coalesced"] + counts["discarded"] + counts["pending"]
 
 
+def test_readers_of_the_shipped_hackbench_sleep_and_are_sent_ipis() -> None:
+    messages = 4 * 20_000
+    shipped = ipivrs.Scenario.load(shipped_path("hackbench"))
+    assert shipped.run(engine="virtual-time").counters["total"] > messages / 2
+    # The workload's readers work as long as its writers and lag behind: docs/scenarios.md and its docstring say so.
+    alike = {"vcpus": 8, "workload": {"name": "hackbench", "messages": 20_000}}
+    scenario = ipivrs.Scenario.model_validate({"host": {"pcpus": 4}, "vm": [alike]})
+    assert scenario.run(engine="virtual-time").counters["total"] < messages / 1000
+
+
 def test_ipi_virtualization_saves_what_the_profile_says() -> None:
     with_it = ping().run(engine="virtual-time")
     without = ping(host={"enable_ipiv": False}).run(engine="virtual-time")

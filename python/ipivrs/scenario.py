@@ -85,7 +85,10 @@ class IpiMicrobenchmark(Table):
 
 
 class TlbShootdown(Table):
-    """Every vCPU works (`work` cycles), then has all others flush (`flush` cycles) and waits for them."""
+    """Every vCPU works (`work` cycles), then has all others flush (`flush` cycles) and waits for them.
+
+    A call to a vCPU that has not answered an earlier one joins it and sends no IPI, as in Linux.
+    """
 
     name: Literal["tlb-shootdown"] = "tlb-shootdown"
     rounds: Count = 10_000
@@ -94,7 +97,10 @@ class TlbShootdown(Table):
 
 
 class Hackbench(Table):
-    """Message passing between pairs of vCPUs: an idle receiver gets a reschedule IPI."""
+    """Message passing between pairs of vCPUs: an idle receiver gets a reschedule IPI.
+
+    A message takes both sides `work` cycles: a receiver that has fallen behind is rarely idle again, and sent few IPIs.
+    """
 
     name: Literal["hackbench"] = "hackbench"
     messages: Count = 50_000
