@@ -81,6 +81,9 @@ def test_mistakes_in_a_file_of_measurements_are_named(tmp_path: Path) -> None:
     for text, message in [
         (f'title = "t"\nsource = "s"\n[[row]]\n{row}', "give measured"),
         (f'title = "t"\nsource = "s"\n[[row]]\n{row}measured = 1.0\nbaseline = {{ "host.pcpus" = 1 }}\n', "baseline"),
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row}measured = 1.0\nbetween = [1, 2]\n', "between says what"),
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row}published = "few"\nbetween = [2, 1]\n', "between says what"),
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row}published = "few"\nbetween = [0, 1]\n', "mine.toml"),
         (f'title = "t"\nsource = "s"\n[[row]]\n{row.replace("cycles", "cycle")}measured = 1.0\n', "cycles"),
     ]:
         file.write_text(text, encoding="utf-8")
@@ -101,16 +104,31 @@ def test_bench_published_prints_measured_predicted_and_error(shell: Shell) -> No
     assert len(rows) == 14
 
 
-def test_a_row_without_an_error_says_why(shell: Shell) -> None:
+def test_an_order_of_magnitude_has_an_error_in_times(shell: Shell) -> None:
     text = shell("bench", "published", "sn-in-host").stdout
     rows = json.loads(shell("bench", "published", "sn-in-host", "--json").stdout)
-    without = [row for row in rows if row["error"] is None]
-    assert [row["name"].rpartition(" ")[2] for row in without] == ["before", "after"]
-    for row in without:
-        assert "order of magnitude" in row["note"]
-        assert f"{row['name']}: {row['note']}" in text
-        (line,) = [line for line in text.splitlines() if row["name"] in line and row["published"] in line]
-        assert " -  per second" in line
+    before, after = (row for row in rows if row["error"] is None)
+    assert (before["between"], after["between"]) == ([10_000, 100_000], [100, 1_000])
+    assert before["factor"] == pytest.approx(before["predicted"] / 100_000)
+    assert after["factor"] == 1
+    for row, error in ((before, "3.6 times  per second"), (after, " within  per second")):
+        assert f"{row['name']}: {row['published']} is taken for {row['between'][0]:,.0f} to " in text
+        (line,) = [line for line in text.splitlines() if row["name"] in line and error in line]
+        assert row["published"] in line
+    assert all(row["factor"] is None for row in rows if row not in (before, after))
+
+
+@pytest.mark.parametrize(("most", "factor", "shown"), [(100, 1.2, "1.2 times"), (5_000, 0.12, "0.12 times")])
+def test_a_factor_is_from_the_nearer_end(shell: Shell, tmp_path: Path, most: int, factor: float, shown: str) -> None:
+    shipped = published.shipped()["sn-in-host"].read_text(encoding="utf-8")
+    file = tmp_path / "mine.toml"
+    least = 10 if most == 100 else 1_000
+    file.write_text(shipped.replace("[100, 1_000]", f"[{least}, {most}]"), encoding="utf-8")
+    (row,) = [
+        row for row in json.loads(shell("bench", "published", str(file), "--json").stdout) if "after" in row["name"]
+    ]
+    assert row["factor"] == pytest.approx(factor, abs=0.05)
+    assert shown in shell("bench", "published", str(file)).stdout
 
 
 def test_profile_commands(shell: Shell) -> None:

@@ -65,16 +65,31 @@ def _comparison(rows: list[Comparison], profile: str) -> Group:
         for row in (row for row in rows if row["source"] == source):
             digits = 0 if row["unit"] in {"cycles", "per second"} else 2
             measured = row["published"] if row["measured"] is None else f"{row['measured']:,.{digits}f}"
-            error = "-" if row["error"] is None else f"{row['error']:+,.{digits}f}"
-            if row["unit"] == "%" and row["error"] is not None:
-                error += " points"
             how = "fitted" if row["fitted"] else "predicted"
-            lines.add_row(row["name"], measured, f"{row['predicted']:,.{digits}f}", error, row["unit"], how)
+            lines.add_row(
+                row["name"], measured, f"{row['predicted']:,.{digits}f}", _error(row, digits), row["unit"], how
+            )
+            if row["between"] is not None:
+                least, most = (f"{end:,.0f}" for end in row["between"])
+                beyond = "" if row["factor"] == 1 else "; the error is in times its nearer end"
+                taken = f"{row['published']} is taken for {least} to {most}{beyond}"
+                notes.append(Text(f"{row['name']}: {taken}", style="dim"))
             if row["note"]:
                 notes.append(Text(f"{row['name']}: {row['note']}", style="dim"))
         parts.append(section(source, lines, *notes))
     parts.append(Text(f"\nprofile {profile}; docs/virtual-time.md says where the errors come from", style="dim"))
     return Group(*parts)  # type: ignore[arg-type]
+
+
+def _error(row: Comparison, digits: int) -> str:
+    """How far a prediction is off: in the row's unit, or how many times beyond an order of magnitude."""
+    if row["error"] is not None:
+        return f"{row['error']:+,.{digits}f}{' points' if row['unit'] == '%' else ''}"
+    if row["factor"] is None:
+        return "-"
+    if row["factor"] == 1:
+        return "within"
+    return f"{row['factor']:,.1f} times" if row["factor"] > 1 else f"{row['factor']:.2g} times"
 
 
 @profile.callback()

@@ -26,17 +26,21 @@ UNITS: dict[Quantity, str] = {
     "notifications": "per second",
 }
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Row(Table):
     """One measurement: its value, or in words what was published, and the scenario that stands for it.
 
-    `baseline` are the fields, by dotted path, in which the run that it is compared with differs. `fitted` rows are what
-    profiles may be fitted to; all others are predicted.
+    `between` is what these words mean in numbers, the least and the most. `baseline` are the fields, by dotted path,
+    in which the run that it is compared with differs. `fitted` rows are what profiles may be fitted to; all others are
+    predicted.
     """
 
     name: Annotated[str, Field(min_length=1)]
     measured: float | None = None
     published: str = ""
+    between: tuple[Positive, Positive] | None = None
     quantity: Quantity
     per: Annotated[int, Field(ge=1, strict=True)] = 1
     fitted: bool = False
@@ -48,6 +52,8 @@ class Row(Table):
     def _complete(self) -> "Row":
         if self.measured is None and not self.published:
             raise PydanticCustomError("row", "give measured (a number) or published (what was published, in words)")
+        if self.between is not None and (not self.published or self.between[0] >= self.between[1]):
+            raise PydanticCustomError("row", "between says what published means: the least and the most, in this order")
         compares = self.quantity in {"time-saved", "time-added", "speed-up"}
         if compares != bool(self.baseline):
             message = "baseline goes with time-saved, time-added and speed-up, and only with them"
@@ -77,7 +83,11 @@ class Measurements(Table):
 
 
 class Comparison(TypedDict):
-    """One row of `ipivrs bench published`. `error` is predicted less measured, in the row's unit."""
+    """One row of `ipivrs bench published`.
+
+    `error` is predicted less measured, in the row's unit. Where an order of magnitude was published, `between` says
+    what it is taken for, and `factor` how many times as much as the nearer end of it is predicted: 1 within.
+    """
 
     source: str
     name: str
@@ -85,8 +95,10 @@ class Comparison(TypedDict):
     unit: str
     measured: float | None
     published: str
+    between: tuple[float, float] | None
     predicted: float
     error: float | None
+    factor: float | None
     fitted: bool
     note: str
 
@@ -132,6 +144,11 @@ def predict(row: Row, profile: Profile) -> float:
     return saved if row.quantity == "time-saved" else -saved
 
 
+def _factor(predicted: float, least: float, most: float) -> float:
+    """How far beyond a range something is."""
+    return predicted / min(max(predicted, least), most)
+
+
 def compare(
     measurements: Measurements, profile: Profile, begin: Callable[[str], object] = lambda _: None
 ) -> list[Comparison]:
@@ -153,8 +170,10 @@ def compare(
                 "unit": UNITS[row.quantity],
                 "measured": row.measured,
                 "published": row.published,
+                "between": row.between,
                 "predicted": predicted,
                 "error": error,
+                "factor": None if row.between is None else _factor(predicted, *row.between),
                 "fitted": row.fitted,
                 "note": row.note,
             }
