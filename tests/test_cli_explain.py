@@ -58,12 +58,28 @@ def test_the_self_ipi_register_and_the_control(shell: Shell) -> None:
     assert shell("explain", "0xFB", "--no-ipiv").stdout.startswith("VM exit instead of the WRMSR: 32 WRMSR\n")
 
 
+def test_the_last_index_is_said_where_it_counts(shell: Shell) -> None:
+    def said(*words: str) -> str:
+        _, _, rest = shell("explain", "--vector", "0xFB", "--dest", "1", *words).stdout.partition(
+            "PID-pointer table\n  "
+        )
+        return rest.partition("\n")[0]
+
+    assert said("--vcpus", "4") == (
+        "LAST_PID_POINTER_INDEX is 3, the last of 4 vCPUs; KVM's is 4095 unless userspace sets KVM_CAP_MAX_VCPU_ID: "
+        "--last-index takes another"
+    )
+    assert said("--last-index", "9") == "LAST_PID_POINTER_INDEX is 9, as --last-index says"
+    assert said("--vcpus", "4", "--last-index", "9") == said("--last-index", "9")
+    assert said() == said("--vcpus", "4", "--no-ipiv") == said("--vcpus", "4", "--shorthand", "all") == ""
+
+
 def test_an_apic_id_beyond_the_table_has_an_answer_and_a_note(process: Process) -> None:
     words = ("explain", "--vector", "0xFB", "--dest", "9", "--vcpus", "4")
     done = process(*words)
     assert done.returncode == 0
     assert done.stdout.startswith("VM exit after the write: 56 APIC write, qualification 300H\n")
-    assert done.stdout == process(*words, "--last-index", "3").stdout
+    assert process(*words, "--json").stdout == process(*words, "--last-index", "3", "--json").stdout
     assert done.stderr == (
         "note: APIC ID 9 is beyond a PID-pointer table of 4 vCPUs, whose last index is 3; "
         "for a longer table, such as KVM's for all that may be added, say --last-index\n"

@@ -457,7 +457,7 @@ def explain(
     if json:
         show_json(answer)
     else:
-        show(explanation(answer))
+        show(explanation(answer, setting.get("vcpus"), setting.get("last_index")))
     if "last_index" not in setting:
         _remark_that_nobody_is_there(answer, setting.get("vcpus"))
     return 0

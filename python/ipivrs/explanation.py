@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipivrs.advice import IN_THE_FIELDS, advice
+from ipivrs.wording import noun
 
 _OUTCOMES = {
     "posted": "posted: no VM exit",
@@ -27,13 +28,19 @@ _LABELS = {"apic_id": "APIC ID", "on": "ON", "sn": "SN", "nv": "NV", "ndst": "ND
 
 _ONE_DIGIT = 10
 
+_COMPARISON = "IPI virtualization: step 2:"
 
-def explanation(answer: Mapping[str, Any]) -> RenderableType:
-    """Everything about one ICR value, from `Explanation.as_dict`."""
+_OF_KVM = 4095
+"""KVM_MAX_VCPU_IDS - 1."""
+
+
+def explanation(answer: Mapping[str, Any], vcpus: int | None = None, last_index: int | None = None) -> RenderableType:
+    """Everything about one ICR value, from `Explanation.as_dict`, and from what was said of the PID-pointer table."""
     sections = [
         _verdict(answer),
         _section(f"{answer['icr']}, {answer['access']}", _pairs(answer["fields"])),
         _section("Rules", _steps(answer["steps"])),
+        *(_section("PID-pointer table", Text(line)) for line in _table_size(answer, vcpus, last_index)),
         *([_section("Target", _pairs(answer["target"]))] if answer["target"] else []),
         *(_section("What to change", Text(change)) for change in _changes(answer)),
     ]
@@ -57,6 +64,19 @@ def _changes(answer: Mapping[str, Any]) -> Iterator[str]:
         found = advice(apic, fields["delivery_mode"], fields["destination_mode"], fields["shorthand"])
         if found is not None:
             yield str(found)
+
+
+def _table_size(answer: Mapping[str, Any], vcpus: int | None, last_index: int | None) -> Iterator[str]:
+    """Which last index the destination was compared with, and why that; nothing if it never came to that."""
+    if not any(step["rule"].startswith(_COMPARISON) for step in answer["steps"]):
+        return
+    if last_index is not None:
+        yield f"LAST_PID_POINTER_INDEX is {last_index}, as --last-index says"
+    elif vcpus is not None:
+        yield (
+            f"LAST_PID_POINTER_INDEX is {vcpus - 1}, the last of {vcpus} {noun(vcpus, 'vCPU')}; KVM's is {_OF_KVM} "
+            "unless userspace sets KVM_CAP_MAX_VCPU_ID: --last-index takes another"
+        )
 
 
 def _pairs(values: Mapping[str, Any]) -> Table:
