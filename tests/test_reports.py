@@ -341,6 +341,17 @@ def test_violations_come_first(tmp_path: Path) -> None:
     assert words.index(result.violations[0]["message"]) < words.index("What became of the IPIs")
 
 
+def test_the_shell_names_the_files_that_it_wrote(shell: Shell, tmp_path: Path) -> None:
+    report, trace = tmp_path / "out.html", tmp_path / "out.pftrace"
+    files = ("--report", report, "--perfetto", trace)
+    assert shell("run", X2APIC_BOOT, *files).stdout.splitlines()[-2:] == [
+        f"{report}: a report for a browser",
+        f"{trace}: a trace for https://ui.perfetto.dev",
+    ]
+    json.loads(shell("run", X2APIC_BOOT, *files, "--json").stdout)
+    assert not shell("run", X2APIC_BOOT).stdout.endswith("\n\n")
+
+
 def test_the_shell_keeps_a_log_for_what_is_drawn(shell: Shell, tmp_path: Path, scenario_file: Path) -> None:
     out = tmp_path / "out.html"
     assert shell("run", scenario_file, "--engine", "virtual-time", "--report", out).exit_code == 0

@@ -292,6 +292,8 @@ def run(
         show_json(dicts[0] if len(dicts) == 1 else dicts)
     else:
         _show_results(results)
+        for line in [] if lost else outputs.names():
+            show(Text(line))
     if lost:
         raise BadInputError("; ".join(lost))
     if any(isinstance(result, ScenarioResult) and result.partial for result in results):

@@ -35,6 +35,11 @@ class Outputs:
                 except OSError as error:
                     yield f"{path} cannot be written: {error.strerror}"
 
+    def names(self) -> list[str]:
+        """What was written, a line for each file."""
+        kinds = {self.report: "a report for a browser", self.perfetto: "a trace for https://ui.perfetto.dev"}
+        return [f"{path}: {kind}" for path, kind in kinds.items() if path is not None]
+
 
 def wanted(report: str | None, perfetto: str | None, files: Sequence[str], engine: str | None) -> Outputs:
     """The files that were asked for.
