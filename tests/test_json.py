@@ -160,12 +160,14 @@ def _open(key: str, node: Any) -> list[str]:  # noqa: ANN401
 
 
 def test_a_schema_is_printed_whole(shell: Shell) -> None:
-    assert json.loads(shell("schema", "explain").stdout) == schemas()["explain"]
+    for more in ((), ("--json",)):
+        assert json.loads(shell("schema", "explain", *more).stdout) == schemas()["explain"]
 
 
 def test_schemas_are_listed(shell: Shell) -> None:
     listed = shell("schema").stdout
     assert all(name in listed for name in schemas())
+    assert printed(shell, "schema") == {name: schema["title"] for name, schema in schemas().items()}
 
 
 def test_an_unknown_schema_is_bad_input(shell: Shell) -> None:
