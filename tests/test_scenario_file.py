@@ -234,9 +234,11 @@ def test_what_would_never_end_is_refused(tmp_path: Path, shell: Shell) -> None:
 
 
 def test_a_shipped_scenario_is_found_by_its_name(shell: Shell) -> None:
-    result = shell("run", "nowhere/storm.toml")
-    assert result.exit_code == 2
-    assert "the shipped scenario of this name is" in result.stderr
+    for word in ("nowhere/storm.toml", "storm"):
+        result = shell("run", word)
+        assert result.exit_code == 2
+        assert "the shipped scenario of this name is" in result.stderr
+    assert "the shipped scenario" not in shell("run", "storm.data").stderr
 
 
 def test_it_is_said_whose_a_policy_is_that_ipis_go_past(tmp_path: Path, shell: Shell) -> None:

@@ -123,6 +123,11 @@ def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"error: {file}:")
     assert result.stderr.endswith(f": this is a scenario: `ipivrs run {file}` runs it\n")
+    for name in ("ping", "ping.toml"):
+        named = shell("sweep", name)
+        assert (named.exit_code, named.stdout) == (2, "")
+        assert named.stderr.startswith(f"error: no grid '{name}': ping is a scenario; `ipivrs run {file}` runs it, ")
+        assert 'scenario = "ping" and, under [grid], ' in named.stderr
 
 
 @pytest.mark.parametrize(

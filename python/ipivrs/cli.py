@@ -273,7 +273,7 @@ def run(
     outputs = wanted(report_file, perfetto_file, files, engine)
     # Every mistake in a file is found before anything runs.
     with refusals_are_bad_input():
-        loaded = [_load(file, for_scenarios | for_both) if _is_scenario(file) else file for file in files]
+        loaded = [_load(file, for_scenarios | for_both) for file in files]
         for_recordings |= (
             for_both if engine == "virtual-time" else _given(ipi_virtualization=False if no_ipiv else None)
         )
@@ -306,10 +306,13 @@ def _is_scenario(file: str) -> bool:
     return file.endswith(".toml")
 
 
-def _load(file: str, options: dict[str, Any]) -> Scenario:
-    """A scenario with the options of the command line in it."""
-    if not Path(file).exists() and (name := Path(file).stem) in shipped_scenarios():
+def _load(file: str, options: dict[str, Any]) -> Scenario | str:
+    """A scenario with the options of the command line in it; a recording is its path."""
+    path, name = Path(file), Path(file).stem
+    if path.suffix in ("", ".toml") and not path.exists() and name in shipped_scenarios():
         raise BadInputError(f"{file}: no such file; the shipped scenario of this name is {shipped_path(name)}")
+    if not _is_scenario(file):
+        return file
     policy = options.get("policy")
     scenario = load_scenario(file, policy)
     if policy is not None:

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from ipivrs.engines import DEFAULT_ENGINE
 from ipivrs.names import Engine
 from ipivrs.options import did_you_mean
+from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
 from ipivrs.scenario_text import ScenarioError, Source, read, shortened
 from ipivrs.statements import Table
@@ -152,6 +153,12 @@ def find_grid(what: "Grid | str | os.PathLike[str]") -> Found:
         return Found(what, None, "sweep")
     known = shipped_grids()
     path = known.get(os.fspath(what), Path(what))
+    if not path.exists() and path.stem in shipped_scenarios():
+        raise SweepError(
+            f"no grid {os.fspath(what)!r}: {path.stem} is a scenario; `ipivrs run {shipped_path(path.stem)}` runs it, "
+            f'and a grid of it is a file with scenario = "{path.stem}" and, under [grid], fields and their values, '
+            'such as "host.pcpus" = [1, 2, 4]'
+        )
     if not path.exists():
         hint = did_you_mean(path.stem, list(known)) or f"; shipped are {', '.join(known)}"
         raise SweepError(f"no grid {os.fspath(what)!r}: there is no such file{hint}")
