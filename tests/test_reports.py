@@ -339,6 +339,7 @@ def test_violations_come_first(tmp_path: Path) -> None:
     result.report(out)
     words = Elements(out.read_text(encoding="utf-8")).words
     assert words.index(result.violations[0]["message"]) < words.index("What became of the IPIs")
+    assert "lost-wakeup ended the run: all counts are up to there" in words
 
 
 def test_the_shell_names_the_files_that_it_wrote(shell: Shell, tmp_path: Path) -> None:

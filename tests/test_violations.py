@@ -8,6 +8,7 @@ from rich.console import Console
 
 from conftest import Shell
 from ipivrs.results import Violation
+from ipivrs.running import shipped_path
 from ipivrs.sections import violations
 
 WORKLOAD = 'workload = { name = "storm" }\n'
@@ -54,6 +55,16 @@ def test_every_word_of_a_message_is_there_and_no_line_is_long(
     heads = [line for line in lines if not line.startswith(" ")]
     assert [head.partition(":")[0] for head in heads] == [one["kind"] for one in found]
     assert all(len(head) < 100 and "posted" not in head for head in heads)
+    assert f"\n{found[-1]['kind']} ended the run: all counts are up to there\n" in result.stdout
+
+
+def test_a_violation_that_ends_nothing_is_not_said_to(shell: Shell, tmp_path: Path) -> None:
+    text = Path(shipped_path("apic-id")).read_text(encoding="utf-8")
+    file = tmp_path / "a.toml"
+    file.write_text(text.replace('"inhibit"', '"naive"'), encoding="utf-8")
+    result = shell("run", file, "--engine", "virtual-time")
+    assert result.exit_code == 1
+    assert "ended the run" not in result.stdout
 
 
 def test_the_state_and_each_vcpu_have_a_line() -> None:

@@ -11,6 +11,8 @@ from ipivrs.sections import exits, fates, heat, notifications, section, share, t
 from ipivrs.simulation import ScenarioResult
 from ipivrs.wording import noun, times
 
+_LAST = {"lost-wakeup", "stall"}
+
 
 def full(result: ScenarioResult) -> RenderableType:
     """The verdict, then what became of the interrupts, and what the host did."""
@@ -37,6 +39,7 @@ def _verdict(result: ScenarioResult) -> RenderableType:
         many = len(result.violations)
         kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
         lines.insert(0, Text(f"{many} {noun(many, 'violation')}: {kinds}", style="bold red"))
+        lines += [Text(line) for line in what_ended(result)]
     else:
         partial = "; partial, the run was interrupted" if result.partial else ""
         balance = f"{counts['posted']} {noun(counts['posted'], 'interrupt')} posted, all accounted for{partial}"
@@ -44,6 +47,12 @@ def _verdict(result: ScenarioResult) -> RenderableType:
     if counts["total"]:
         lines.append(Text(f"{fine} of {counts['total']} IPIs need no VM exit ({share(fine, counts['total'])})"))
     return Group(*lines)
+
+
+def what_ended(result: ScenarioResult) -> Iterator[str]:
+    """A violation after which there is nothing to go on with; with any other the run goes on to its end."""
+    for kind in _LAST & {violation["kind"] for violation in result.violations}:
+        yield f"{kind} ended the run: all counts are up to there"
 
 
 def _posts(result: ScenarioResult) -> Iterator[Text]:

@@ -7,6 +7,7 @@ from typing import cast
 
 from ipivrs import report, sections
 from ipivrs.results import Exit, Kind, Latency, RunResult, Violation
+from ipivrs.scenario_report import what_ended
 from ipivrs.simulation import ScenarioResult
 from ipivrs.wording import noun
 
@@ -160,7 +161,8 @@ def _verdict(result: ScenarioResult) -> str:
     partial = "; partial, the run was interrupted" if result.partial else ""
     if result.violations:
         kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
-        return f"{len(result.violations)} {noun(len(result.violations), 'violation')}: {kinds}{partial}"
+        ended = "".join(f"; {line}" for line in what_ended(result))
+        return f"{len(result.violations)} {noun(len(result.violations), 'violation')}: {kinds}{ended}{partial}"
     fine = counts["virtualized"] + counts["self"]
     share = f"; {fine:,} of {counts['total']:,} IPIs need no VM exit ({sections.share(fine, counts['total'])})"
     balance = f"No violations: {counts['posted']:,} {noun(counts['posted'], 'interrupt')} posted, all accounted for"
