@@ -140,6 +140,7 @@ def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
         ('"vm.1.vcpus" = [1]', "g.toml:3: grid.vm.1.vcpus: the scenario has no vm.1: it has vm.0"),
         ('"vm.x.vcpus" = [1]', "the scenario has no vm.x: it has vm.0"),
         ('"device.0.gap" = [1]', "the scenario has no device.0: it has no device"),
+        ('"Vm.0.vcpus" = [1]', "the scenario has no Vm.0: it has no Vm; did you mean vm?"),
         ('"vm.0.workload.rounds.x" = [1]', "vm.0.workload.rounds is 5, not a table"),
         ('"host.pcpus" = [\n  1,\n  70000,\n]', "g.toml:5: grid.host.pcpus: must be 65536 or less, not 70000"),
         ('"host.pcpus" = ["2"]', "grid.host.pcpus: must be a whole number, not '2'"),

@@ -70,7 +70,7 @@ def put(table: dict[str, Any], path: Names, value: object) -> tuple[str | int, .
         elif isinstance(inside, dict):
             part = name
             if name not in inside and not last:
-                inside[name] = _made(path, at)
+                inside[name] = _made(path, at, list(inside))
         else:
             raise PathError(f"the scenario has no {'.'.join(path)}: {'.'.join(path[:at])} is {inside!r}, not a table")
         place.append(part)
@@ -90,9 +90,10 @@ def _position(elements: list[Any], path: Names, at: int) -> int:
     raise PathError(f"the scenario has no {of}.{name}: {f'it has {shown}' if known else f'{of} is empty'}")
 
 
-def _made(path: Names, at: int) -> dict[str, Any]:
+def _made(path: Names, at: int, known: list[str]) -> dict[str, Any]:
     if path[at + 1].isdecimal():
-        raise PathError(f"the scenario has no {'.'.join(path[: at + 2])}: it has no {'.'.join(path[: at + 1])}")
+        missing = f"the scenario has no {'.'.join(path[: at + 2])}: it has no {'.'.join(path[: at + 1])}"
+        raise PathError(f"{missing}{did_you_mean(path[at], known)}")
     return {}
 
 

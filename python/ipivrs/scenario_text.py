@@ -1,5 +1,6 @@
 """From a TOML file to a checked model, with the place of every mistake."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ _TABLES = ("vm", "group", "handler", "device", "row")
 
 # The table that only this kind of file has, and the command that takes it.
 _RUN_BY = {"a scenario": ("vm", "run"), "a grid": ("grid", "sweep")}
+
+_NO_VALUE = re.compile(r"(?P<line>\d+):(?P<column>\d+): (invalid boolean|string values must be quoted)")
 
 _NOTHING = object()
 
@@ -85,12 +88,27 @@ def read(path: Path, what: str = "a scenario") -> Source:
     try:
         table, lines = _core.read_toml(text)
     except ValueError as error:
-        raise ScenarioError(f"{path}:{error}") from error
+        raise ScenarioError(f"{path}:{_unquoted(text, str(error)) or error}") from error
     source = Source(path, table, dict(lines))
     for other, (key, command) in _RUN_BY.items():
         if key in table and _RUN_BY[what][0] not in table:
             raise ScenarioError(f"{source.place((key,))}: this is {other}: `ipivrs {command} {path}` runs it")
     return source
+
+
+def _unquoted(text: str, message: str) -> str | None:
+    """What to say of a word without quotes; the parser takes one that begins with t or f for half of true or false."""
+    found = _NO_VALUE.match(message)
+    if found is None:
+        return None
+    rest = text.split("\n")[int(found["line"]) - 1][int(found["column"]) - 1 :]
+    word = re.split(r"[\s,\]}#]", rest, maxsplit=1)[0]
+    place = f"{found['line']}:{found['column']}"
+    if not word:
+        return f"{place}: a value is missing"
+    if word.lower() in ("true", "false"):
+        return f"{place}: must be written {word.lower()}, not {word}"
+    return f'{place}: {word} is no number, and a text needs quotes: "{word}"'
 
 
 def load(model: type[Model], path: Path) -> Model:
@@ -199,9 +217,14 @@ def _what(mistake: dict[str, Any]) -> str:
         word = given.get("name", given) if isinstance(given, dict) else given
         return f"must be one of {', '.join(known)}, not {_shown(word)}{did_you_mean(str(word), known)}"
     if kind in ("missing", "union_tag_not_found"):
-        return "a field is missing: name" if kind == "union_tag_not_found" else "it is missing, and must be given"
+        return _nameless(given) if kind == "union_tag_not_found" else "it is missing, and must be given"
     message = str(mistake["msg"])
     return message[:1].lower() + message[1:]
+
+
+def _nameless(table: object) -> str:
+    alike = [key for key in table if str(key).lower() == "name"] if isinstance(table, dict) else []
+    return f"no field {alike[0]!r}; did you mean name?" if alike else "a field is missing: name"
 
 
 def _shown(value: object) -> str:
