@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import ipivrs
-from ipivrs import bars
+from ipivrs import bars, speed
 from ipivrs.laboratory import subject
 
 
@@ -60,6 +60,17 @@ def test_steps_name_the_part_and_what_it_counts(stderr: io.StringIO) -> None:
         bar.tell("states", 5, 0)
         bar("second")
     assert "second" in stderr.getvalue()
+
+
+def test_in_80_columns_numbers_are_whole_and_names_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*(path.what.partition(" / ")[0] for path in speed.PATHS.values()), "a name as long as a line" * 9):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=True, color_system=None, width=80)
+        monkeypatch.setattr(bars, "_screen", lambda console=console: console)
+        with bars.steps(29) as bar:
+            bar(name)
+        assert re.search(rf"0/29 0:00:00 left: -:--:-- {re.escape(name[:30])}", screen.getvalue())
+        assert name in screen.getvalue() or "…" in screen.getvalue()
 
 
 def test_the_core_tells_how_far_it_is(tmp_path: Path) -> None:

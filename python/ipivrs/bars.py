@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 _AT_ONCE = 0.8
@@ -67,8 +68,10 @@ def steps(total: int) -> Iterator[Steps]:
     if console is None:
         yield Steps(None, total)
         return
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), *_left(), _description())
-    with Progress(*columns, console=console, transient=True) as bar:
+    # The names have what room the numbers leave.
+    names = _description(Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (BarColumn(10), MofNCompleteColumn(), TimeElapsedColumn(), *_left(), names)
+    with Progress(*columns, console=console, transient=True, expand=True) as bar:
         yield Steps(bar, total)
 
 
@@ -142,8 +145,8 @@ class _Watcher:
             self._bar = None
 
 
-def _description() -> TextColumn:
-    return TextColumn("{task.description}", markup=False)
+def _description(column: Column | None = None) -> TextColumn:
+    return TextColumn("{task.description}", markup=False, table_column=column)
 
 
 def _left() -> tuple[ProgressColumn, ...]:

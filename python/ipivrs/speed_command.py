@@ -58,7 +58,7 @@ def _measured(names: list[str]) -> tuple[list[Row], bool]:
     with steps(len(names)) as begin:
         try:
             for name in names:
-                begin(speed.PATHS[name].what)
+                begin(speed.PATHS[name].what.partition(" / ")[0])
                 rows.extend(speed.measure([name]))
         except KeyboardInterrupt:
             if not rows:
