@@ -388,3 +388,29 @@ def test_ctrl_c_is_one_line_and_exit_code_130(shell: Shell, monkeypatch: pytest.
     monkeypatch.setattr(_core, "check", interrupted)
     result = shell("check", "kvm")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_ctrl_c_leaves_the_mutations_that_are_checked(shell: Shell, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    words = ("check", "acrn-4978", "--software", "1", "--mutate")
+    whole = json.loads(shell(*words, "--json").stdout)["mutations"]
+    check, calls = _core.check, 0
+
+    def interrupted(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+        nonlocal calls
+        calls += 1
+        if calls > 1 + done:  # the first is the policy as it is
+            raise KeyboardInterrupt
+        return check(*args, **options)
+
+    monkeypatch.setattr(_core, "check", interrupted)
+    result = shell(*words, "--json")
+    assert result.exit_code == 130
+    if not done:
+        assert (result.stdout, result.stderr) == ("", "error: interrupted\n")
+        return
+    assert result.stderr == f"error: interrupted: {done} of {len(whole)} changes are checked\n"
+    values = json.loads(result.stdout)
+    assert [one["description"] for one in values["mutations"]] == [one["description"] for one in whole[:done]]
+    calls = 0
+    assert f"acrn-4978 holds; {done} changes: " in shell(*words).stdout

@@ -1,6 +1,6 @@
 """`ipivrs check`: the protocol laboratory from the shell.
 
-Exit codes: 0 holds; 1 refuted; 2 bad input, or a bound was hit before the verdict was clear.
+Exit codes: 0 holds; 1 refuted; 2 bad input, or a bound was hit before the verdict was clear; 130 interrupted.
 """
 
 import json as json_format
@@ -18,7 +18,9 @@ from ipivrs.entries import HOLDS, Entry, collection
 from ipivrs.laboratory import CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
 from ipivrs.options import BadInputError, check_writable, choice, number, refusals_are_bad_input
+from ipivrs.starting import INTERRUPTED
 from ipivrs.terminal import complain, show, show_json, width
+from ipivrs.variants import Mutation
 
 _REFUTED = 1
 _NOT_DECIDED = 2
@@ -231,12 +233,8 @@ def _mutate(what: Subject, limits: dict[str, int | None], json: bool) -> int:
         complain("the policy as it is must hold: what its proof needs cannot be asked of one that has none")
         _print(json, whole.as_dict, lambda: show(check_report.full(whole, width())))
         return _exit_code(whole.holds)
-    found: list[Mutant] = []
     asked = changes(what)
-    with steps(len(asked)) as bar:
-        for change in asked:
-            bar(change.description)
-            found.append(mutant(what, change, progress=bar.tell, **limits))
+    found = _mutants(what, asked, limits)
     values = {
         **whole.as_dict(),
         "mutations": [one.as_dict() for one in found],
@@ -245,7 +243,24 @@ def _mutate(what: Subject, limits: dict[str, int | None], json: bool) -> int:
         "undecided_mutations": sum(one.verdict == "undecided" for one in found),
     }
     _print(json, lambda: values, lambda: show(check_report.mutated(whole, found)))
+    if len(found) < len(asked):
+        complain(f"interrupted: {len(found)} of {len(asked)} changes are checked")
+        return INTERRUPTED
     return 0
+
+
+def _mutants(what: Subject, asked: list[Mutation], limits: dict[str, int | None]) -> list[Mutant]:
+    """What became of the mutations, up to Ctrl-C; before the first there is nothing to give."""
+    found: list[Mutant] = []
+    with steps(len(asked)) as bar:
+        try:
+            for change in asked:
+                bar(change.description)
+                found.append(mutant(what, change, progress=bar.tell, **limits))
+        except KeyboardInterrupt:
+            if not found:
+                raise
+    return found
 
 
 def _replay(
