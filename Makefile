@@ -127,7 +127,7 @@ $(VENV)/installed: $(VENV)/location pyproject.toml
 	@touch $@
 
 $(VENV)/built: $(VENV)/installed $(RUST_SOURCES)
-	@tools/quietly.sh 'building ipivrs (a minute or two the first time)' $(MATURIN) develop --quiet --release --locked --group build
+	@tools/quietly.sh 'building ipivrs (a few minutes the first time)' $(MATURIN) develop --quiet --release --locked --group build
 	@touch $@
 
 $(VENV)/developed: $(VENV)/installed pyproject.toml

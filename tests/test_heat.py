@@ -1,9 +1,10 @@
 """Bars and strips: in proportion, aggregated where there are more values than columns, ASCII where it must be."""
 
 import pytest
+from rich.console import Console
 
 from conftest import Process, Shell
-from ipivrs import heat
+from ipivrs import heat, sections
 from ipivrs.heat import bar, strip
 from shipped import X2APIC_BOOT
 
@@ -63,6 +64,17 @@ def test_a_bar_in_ascii(encoding: str) -> None:
 def test_a_pipe_has_no_bars(encoding: str) -> None:
     assert encoding
     assert bar(50, 100) == ""
+
+
+@pytest.mark.parametrize(
+    ("vms", "said"),
+    [([([1, 5], [5, 0])], False), ([([1, 5], [4, 0])], True), ([([7], [0])], False), ([([7], [7]), ([7], [8])], True)],
+)
+def test_rows_of_unlike_scales_are_said_to_have_such(vms: list[tuple[list[int], list[int]]], said: bool) -> None:
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(*sections.heat(vms, "received"))
+    assert ("each row is to a scale of its own" in captured.get()) == said
 
 
 def test_a_report_in_ascii_has_nothing_else(process: Process) -> None:

@@ -157,6 +157,8 @@ def heat(vms: Sequence[tuple[Sequence[int], Sequence[int]]], received: str) -> I
     if len(vms) > _MOST_STRIPS:
         more = len(vms) - _MOST_STRIPS
         yield Text(f"and {more} more {noun(more, 'VM')} (--json has all)", style="dim")
+    if len({max(values, default=0) for vm in vms[:_MOST_STRIPS] for values in vm} - {0}) > 1:
+        yield Text("each row is to a scale of its own: a full cell is the most in it", style="dim")
 
 
 def _scale(values: Sequence[int], per_cell: int) -> str:
