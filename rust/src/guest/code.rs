@@ -49,13 +49,15 @@ impl Default for GuestCode {
 impl GuestCode {
     /// Where a vCPU is that has no program, or whose program is at its end.
     pub(super) const IDLE: u32 = 0;
+    /// Where the second half of an interrupt command is written.
+    pub(super) const SECOND_HALF: u32 = 1;
 
     /// `main` is the number of each vCPU's program: one beyond the list has none and idles. `handlers` are those of the
     /// vectors from 0 on: for one beyond the list nothing runs. `start_up` runs after a start-up IPI before the vCPU
     /// goes on where it was; none: it begins anew.
     #[must_use]
     pub fn new(programs: &[Program], main: Vec<u32>, handlers: &[u32], start_up: Option<u32>) -> Self {
-        let mut list = vec![Instruction::End];
+        let mut list = vec![Instruction::End, Instruction::SecondHalf];
         let mut places = Vec::with_capacity(programs.len());
         for program in programs {
             let start = list.len() as u32;
@@ -171,12 +173,12 @@ mod tests {
         let written = program(&[repeat(Some(2), vec![Statement::Eoi, choice])]);
         let code = GuestCode::new(&[written.clone(), written.clone()], vec![1], &[0], None);
         let Entry { start, loops } = code.entry_of(0).unwrap();
-        assert_eq!((start, loops), (2 + written.code.len() as u32, 1));
+        assert_eq!((start, loops), (3 + written.code.len() as u32, 1));
         assert_eq!(code.at(start + 4), Some(&Instruction::Goto(start + 5)));
         assert_eq!(code.at(start + 5), Some(&Instruction::LoopEnd { number: 0, start: start + 1, times: Some(2) }));
         assert_eq!(code.at(start + 2), Some(&Instruction::Choose { branches: vec![(1, start + 3)] }));
         assert_eq!(code.at(start + written.code.len() as u32), Some(&Instruction::End));
-        assert_eq!(code.handler(0).map(|entry| entry.start), Some(1));
+        assert_eq!(code.handler(0).map(|entry| entry.start), Some(2));
         assert_eq!((code.at(GuestCode::IDLE), code.handler(1)), (Some(&Instruction::End), None));
     }
 
@@ -186,10 +188,10 @@ mod tests {
         let known = |times, body: &[Statement]| {
             let written = program(&[repeat(times, body.to_vec()), Statement::Eoi]);
             let code = GuestCode::new(std::slice::from_ref(&written), vec![0], &[], None);
-            (0..=written.code.len() as u32 + 1).filter(|&place| code.only_computes(place)).collect::<Vec<_>>()
+            (0..=written.code.len() as u32 + 2).filter(|&place| code.only_computes(place)).collect::<Vec<_>>()
         };
-        // At 1 the loop begins.
-        assert_eq!(known(None, &[compute.clone(), compute.clone()]), [2, 3, 4]);
+        // At 2 the loop begins.
+        assert_eq!(known(None, &[compute.clone(), compute.clone()]), [3, 4, 5]);
         assert!(known(Some(9), std::slice::from_ref(&compute)).is_empty());
         assert!(known(None, &[Statement::Eoi, compute.clone()]).is_empty());
         assert!(known(None, &[compute, Statement::Eoi]).is_empty());

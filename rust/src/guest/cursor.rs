@@ -19,14 +19,15 @@ use std::mem::offset_of;
 
 /// Where a vCPU is.
 ///
-/// Its fields stand in this order: what most acts use comes first.
+/// Its fields stand in this order: what the acts of a program use comes first.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Cursor {
-    frames: Frames,
     random: Xoshiro256PlusPlus,
-    /// A write of ICR_HI is done; that of ICR_LO comes next.
-    half_sent: Option<Icr>,
+    frames: Frames,
+    /// The interrupt command of which ICR_HI is written, and where the program goes on when ICR_LO is too.
+    half: Icr,
+    after_half: u32,
     /// It has been at the beginning.
     begun: bool,
     /// The next of several targets.
@@ -38,8 +39,10 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// So many bytes at its beginning are what most acts use.
-    pub const OFTEN: usize = offset_of!(Self, next_target);
+    /// So many bytes at its beginning are what the acts of a program use that is one loop.
+    pub const PROGRAM: usize = offset_of!(Self, frames) + Frames::PROGRAM;
+    /// So many are what they use together with handlers.
+    pub const HANDLERS: usize = offset_of!(Self, half);
 
     /// At the beginning of vCPU `vcpu`'s program. `seed` decides all that is random.
     #[must_use]
@@ -51,7 +54,8 @@ impl Cursor {
             calls: 0,
             received: 0,
             next_target: None,
-            half_sent: None,
+            half: Icr::from_xapic(0, 0),
+            after_half: GuestCode::IDLE,
             begun: false,
         };
         cursor.restart(code, vcpu);
@@ -61,7 +65,8 @@ impl Cursor {
     /// Back to the beginning, as after INIT and a start-up IPI; or on where it was, see [`GuestCode::new`].
     pub fn restart(&mut self, code: &GuestCode, vcpu: u32) {
         if let Some(start_up) = code.start_up().filter(|_| self.begun) {
-            if self.half_sent.take().is_some() {
+            if !self.interruptible() {
+                self.frames.top.next = self.after_half;
                 self.again();
             }
             self.frames.back_to_program();
@@ -71,14 +76,13 @@ impl Cursor {
         self.begun = true;
         self.frames = Frames::IDLE;
         self.next_target = None;
-        self.half_sent = None;
         if let Some(program) = code.entry_of(vcpu) {
             self.frames.enter(program, true, 0);
         }
     }
 
-    /// An interrupt is delivered: its handler runs next, with interrupts off. `computing` cycles of a computation are left
-    /// for afterwards.
+    /// An interrupt is delivered to a guest that is [interruptible](Self::interruptible): its handler runs next, with
+    /// interrupts off. `computing` cycles of a computation are left for afterwards.
     #[inline]
     pub fn interrupt(&mut self, code: &GuestCode, vector: u8, interrupts: bool, computing: u32) {
         if let Some(handler) = code.handler(vector) {
@@ -86,10 +90,21 @@ impl Cursor {
         }
     }
 
+    /// The same at VM entry, where KVM injects it. If the first half of an interrupt command exited, the second one is written
+    /// before anything else: a kernel has interrupts off there.
+    pub fn inject(&mut self, code: &GuestCode, vector: u8, interrupts: bool, computing: u32) {
+        if self.interruptible() || code.handler(vector).is_none() {
+            return self.interrupt(code, vector, interrupts, computing);
+        }
+        self.frames.top.next = self.after_half;
+        self.interrupt(code, vector, interrupts, computing);
+        self.after_half = std::mem::replace(&mut self.frames.top.next, GuestCode::SECOND_HALF);
+    }
+
     /// Whether an interrupt may come now: not between the two halves of an interrupt command.
     #[must_use]
     pub const fn interruptible(&self) -> bool {
-        self.half_sent.is_none()
+        self.frames.top.next != GuestCode::SECOND_HALF
     }
 
     /// Whether its next act neither changes nor sees anything that another vCPU sees or changes.
@@ -97,7 +112,6 @@ impl Cursor {
     #[must_use]
     pub fn keeps_to_itself(&self, code: &GuestCode) -> bool {
         match code.at(self.frames.top.next) {
-            _ if self.half_sent.is_some() => false,
             // The end of a handler; that of the program is the run's business.
             Some(Instruction::End) => self.frames.in_handler(),
             Some(Instruction::Eoi | Instruction::LoopBegin { .. } | Instruction::Goto(_)) => true,
@@ -119,7 +133,7 @@ impl Cursor {
     /// Whether it does nothing but compute until the run ends, unless it is interrupted.
     #[must_use]
     pub fn only_computes(&self, code: &GuestCode) -> bool {
-        self.half_sent.is_none() && !self.frames.in_handler() && code.only_computes(self.frames.top.next)
+        !self.frames.in_handler() && code.only_computes(self.frames.top.next)
     }
 
     /// To whom its next act sends an interrupt, and which, if it does and that is known. A loop may end there instead.
@@ -143,7 +157,7 @@ impl Cursor {
     #[inline]
     #[must_use]
     pub fn computes(&self, code: &GuestCode) -> bool {
-        self.half_sent.is_none() && matches!(code.at(self.frames.top.next), Some(Instruction::Compute { .. }))
+        matches!(code.at(self.frames.top.next), Some(Instruction::Compute { .. }))
     }
 
     /// What the vCPU does next.
@@ -155,10 +169,6 @@ impl Cursor {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "the acts of the actor are to be inlined where they are read")]
     pub fn step<A: Actor>(&mut self, code: Listing<'_>, actor: A) -> A::Step {
-        if let Some(icr) = self.half_sent {
-            self.half_sent = None;
-            return actor.act_seldom(Action::Send { icr, via: Via::Mmio });
-        }
         let Some(instruction) = code.at(self.frames.top.next) else { return self.end(actor) };
         self.frames.top.next += 1;
         match instruction {
@@ -219,6 +229,10 @@ impl Cursor {
     fn rarer<S: Sight>(&mut self, instruction: &Instruction, sight: &S, moment: Moment) -> Action {
         match instruction {
             Instruction::Hlt => Action::Hlt,
+            Instruction::SecondHalf => {
+                self.frames.top.next = self.after_half;
+                Action::Send { icr: self.half, via: Via::Mmio }
+            }
             Instruction::Interrupts { enabled } => Action::Interrupts { enabled: *enabled },
             Instruction::Goto(to) => {
                 self.frames.top.next = *to;
@@ -433,7 +447,8 @@ impl Cursor {
         if icr.low.shorthand() != Shorthand::None {
             return Action::Send { icr, via: Via::Mmio };
         }
-        self.half_sent = Some(icr);
+        self.half = icr;
+        self.after_half = std::mem::replace(&mut self.frames.top.next, GuestCode::SECOND_HALF);
         Action::Write { offset: ApicRegister::ICR_HIGH.offset(), value: icr.to_xapic().1 }
     }
 }

@@ -51,6 +51,29 @@ fn the_second_half_of_an_interrupt_command_does_not() {
     assert_eq!(acts.iter().map(|&(private, _)| private).collect::<Vec<_>>(), [false, false, true]);
 }
 
+/// Even before that of a handler whose interrupt KVM injects in between, and which sends too.
+#[test]
+fn the_second_half_of_an_interrupt_command_comes_next() {
+    let send = |vector| Statement::Send { vector, to: Target::Vcpu(1), mode: Delivery::Fixed, logical: false };
+    let programs = [[send(0x41), Statement::Eoi], [send(0x42), Statement::Eoi]];
+    let code = GuestCode::new(&programs.map(|body| Program::new(&body).unwrap()), vec![0], &[1; 256], None);
+    let mut cursor = Cursor::new(&code, 0, 1);
+    let acts = |cursor: &mut Cursor, count| {
+        let told = |_| match next(cursor, &code, 0, ApicMode::XApic) {
+            Action::Send { icr, .. } => format!("low {:02X}", icr.low.vector()),
+            Action::Write { offset, .. } => format!("{offset:X}"),
+            Action::Return { .. } => "return".to_owned(),
+            other => format!("{other:?}"),
+        };
+        (0..count).map(told).collect::<Vec<_>>()
+    };
+    assert_eq!(acts(&mut cursor, 1), ["310"]);
+    assert!(!cursor.interruptible());
+    cursor.inject(&code, 0x50, true, 0);
+    assert_eq!(acts(&mut cursor, 6), ["low 41", "310", "low 42", "B0", "return", "B0"]);
+    assert!(cursor.interruptible());
+}
+
 #[test]
 fn the_end_of_a_handler_keeps_to_itself_and_that_of_the_program_does_not() {
     let handler = Program::new(&[Statement::Eoi]).unwrap();

@@ -1,6 +1,7 @@
 //! Where a vCPU is in its program and in the handlers that interrupted it.
 
 use super::code::{Entry, GuestCode};
+use std::mem::offset_of;
 
 /// Loops whose counts stand in the vCPU's own lines: most programs and their handlers have no more at a time.
 const NEAR: usize = 2;
@@ -29,13 +30,16 @@ impl Frame {
 }
 
 /// The frame of what runs, and those of what it interrupted. What idles has none.
+///
+/// Its fields stand in this order: what a program of one loop uses [comes first](Self::PROGRAM).
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct Frames {
     pub(super) top: Frame,
-    /// What that interrupted, idle if nothing.
-    interrupted: Frame,
     /// How often loops have gone round.
     rounds: [u64; NEAR],
+    /// What `top` interrupted, idle if nothing.
+    interrupted: Frame,
     /// How many loops there are in all frames.
     loops: u32,
     deeper: Option<Box<Deeper>>,
@@ -51,6 +55,9 @@ struct Deeper {
 }
 
 impl Frames {
+    /// So many bytes at the beginning are what a program of one loop uses, outside of handlers.
+    pub(super) const PROGRAM: usize = offset_of!(Self, rounds) + size_of::<u64>();
+
     /// Nothing runs.
     pub(super) const IDLE: Self =
         Self { top: Frame::IDLE, interrupted: Frame::IDLE, rounds: [0; NEAR], loops: 0, deeper: None };

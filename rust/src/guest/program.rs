@@ -89,6 +89,8 @@ pub(super) enum Instruction {
         icr: Icr,
         via: Via,
     },
+    /// The second half of an interrupt command in xAPIC mode. It stands once in a [`GuestCode`](super::GuestCode).
+    SecondHalf,
     /// In xAPIC mode: the logical ID of the flat model, as Linux sets it up.
     LogicalId,
     /// The end of a program. It stands behind each in [`GuestCode`](super::GuestCode).

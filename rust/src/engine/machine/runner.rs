@@ -26,10 +26,11 @@ const _: () = {
     const LINE: usize = 64;
     // The virtual processor is the vCPU's first field.
     let vmcs = offset_of!(Runner, task.vcpu) + offset_of!(VirtualProcessor, vmcs);
-    let acts = vmcs + offset_of!(Vmcs, pid_table)..offset_of!(Runner, cursor) + Cursor::OFTEN;
+    let acts = vmcs + offset_of!(Vmcs, pid_table)..offset_of!(Runner, cursor) + Cursor::PROGRAM;
     assert!(acts.start / LINE == Runner::ACTS.start && acts.end.div_ceil(LINE) == Runner::ACTS.end);
-    let interrupts = vmcs + offset_of!(Vmcs, eoi_exit)..vmcs + offset_of!(Vmcs, pid_table);
-    assert!(interrupts.start / LINE == Runner::INTERRUPTS.start && interrupts.end <= Runner::INTERRUPTS.end * LINE);
+    let interrupts = vmcs + offset_of!(Vmcs, eoi_exit)..offset_of!(Runner, cursor) + Cursor::HANDLERS;
+    assert!(interrupts.start / LINE == Runner::INTERRUPTS.start);
+    assert!(interrupts.end.div_ceil(LINE) == Runner::INTERRUPTS.end);
 };
 
 /// How far a vCPU has come.
@@ -54,9 +55,9 @@ pub(in crate::engine) struct Trail {
 
 impl Runner {
     /// The lines that the acts of a guest use, its sending among them.
-    pub(in crate::engine) const ACTS: Range<usize> = 3..7;
-    /// The line that its interrupts use besides: that of the EOI-exit bitmaps.
-    pub(in crate::engine) const INTERRUPTS: Range<usize> = 2..3;
+    pub(in crate::engine) const ACTS: Range<usize> = 3..6;
+    /// The same, and those that its interrupts use: of the EOI-exit bitmaps, and what handlers interrupt.
+    pub(in crate::engine) const INTERRUPTS: Range<usize> = 2..7;
 
     pub(in crate::engine) fn new(task: Task, cursor: Cursor) -> Self {
         let trail = Trail { whats: [What::Nothing; ENTRIES], vectors: [0; ENTRIES], others: [0; ENTRIES], count: 0 };

@@ -62,7 +62,7 @@ impl Pcpu<'_, '_> {
         if let Some(vector) = inject {
             self.account.delivered(slot, vector);
             let interrupts = std::mem::replace(&mut guest.state_mut().interrupt_flag, false);
-            cursor.interrupt(&vm.guest.code, vector, interrupts, std::mem::take(computing));
+            cursor.inject(&vm.guest.code, vector, interrupts, std::mem::take(computing));
         }
         let identity =
             |vcpu: u32| vm.vm.vcpu_words(shared.memory, vcpu).map_or(ApicIdentity::new(), VcpuWords::identity);

@@ -86,6 +86,8 @@ struct Unusual {
     outcome: Outcome,
     instruction: Instruction,
     slot: u32,
+    /// When it was written.
+    written_at: u64,
 }
 
 /// The vCPU that runs, where it runs, and what its acts change.
@@ -191,10 +193,10 @@ impl<'m> Simulation<'m, '_> {
                 Step::Next
             }
             Action::Wrmsr { msr, value } => {
-                seat.at.written_at.set(self.now);
+                let written_at = self.now;
                 let outcome = seat.processor(self.memory).wrmsr(msr, value);
                 self.spend(self.costs.msr_write);
-                self.written(outcome, slot, || Instruction::Wrmsr { msr, value })
+                self.written(outcome, slot, written_at, || Instruction::Wrmsr { msr, value })
             }
             Action::Send { icr, via: Via::X2ApicIcr } => {
                 let Seat { at, vm, pages, task, progress } = seat;
@@ -202,31 +204,31 @@ impl<'m> Simulation<'m, '_> {
             }
             Action::Send { icr, via: Via::SelfIpiMsr } => {
                 let (msr, value) = (X2APIC_SELF_IPI, u64::from(icr.low.vector()));
-                let written_at = self.written_now(seat.at);
+                let written_at = self.now;
                 let outcome = seat.processor(self.memory).wrmsr(msr, value);
                 self.spend(self.costs.msr_write);
                 self.sent(seat, outcome, icr, written_at, || Instruction::Wrmsr { msr, value })
             }
             Action::Send { icr, via: Via::Mmio } => {
                 let (value, offset) = (icr.low.into_bits(), ApicRegister::ICR_LOW.offset());
-                let written_at = self.written_now(seat.at);
+                let written_at = self.now;
                 let access = Access::dword(offset, AccessKind::Write);
                 let outcome = seat.processor(self.memory).mmio_write(access, u64::from(value));
                 self.spend(self.costs.mmio_write);
                 self.sent(seat, outcome, icr, written_at, || Instruction::Write { offset, value })
             }
             Action::Spin { on } => {
-                seat.at.since.set(self.now);
+                seat.at.spins.set(true);
                 seat.at.spins_on.set(self.memory.word(on).map(|word| (word, word.get())));
                 seat.vm.spinners.add(self.current);
                 Step::Wait(self.slice_end_if_shared(seat.at))
             }
             Action::Write { offset, value } => {
-                seat.at.written_at.set(self.now);
+                let written_at = self.now;
                 let access = Access::dword(offset, AccessKind::Write);
                 let outcome = seat.processor(self.memory).mmio_write(access, u64::from(value));
                 self.spend(self.costs.mmio_write);
-                self.written(outcome, slot, || Instruction::Write { offset, value })
+                self.written(outcome, slot, written_at, || Instruction::Write { offset, value })
             }
             Action::Idle => {
                 if !std::mem::replace(&mut seat.progress.finished, true) {
@@ -248,12 +250,6 @@ impl<'m> Simulation<'m, '_> {
         }
     }
 
-    #[inline]
-    fn written_now(&self, at: &Pcpu<'m>) -> u64 {
-        at.written_at.set(self.now);
-        self.now
-    }
-
     /// The write of the ICR by WRMSR. With registers of its own.
     #[inline(never)]
     fn send_x2apic(
@@ -267,13 +263,16 @@ impl<'m> Simulation<'m, '_> {
     ) -> Step {
         let mut seat = Seat { at, vm, pages, task, progress };
         let (msr, value) = (X2APIC_ICR, icr.to_x2apic());
-        let written_at = self.written_now(at);
+        let written_at = self.now;
         self.spend(self.costs.msr_write);
-        let mut processor = seat.processor(self.memory).reminded_of(at.recent.get());
+        // Who sends to others each time remembers none of them.
+        let again = at.sent_to.replace(icr.destination) == icr.destination;
+        let reminder = if again { at.recent.get() } else { None };
+        let mut processor = seat.processor(self.memory).reminded_of(reminder);
         // Asked at once: where an outcome is made it is known which it is, and need not be made.
         match processor.wrmsr(msr, value) {
             Outcome::Posted(posted) => {
-                if let Some(learnt) = processor.learnt() {
+                if again && let Some(learnt) = processor.learnt() {
                     at.recent.set(Some(learnt));
                 }
                 self.posted(&mut seat, posted, written_at);
@@ -281,8 +280,8 @@ impl<'m> Simulation<'m, '_> {
             }
             outcome => {
                 let slot = seat.task.slot;
-                let unusual = Unusual { outcome, instruction: Instruction::Wrmsr { msr, value }, slot };
-                self.not_posted(at, seat.progress, unusual, icr.low.vector(), written_at)
+                let unusual = Unusual { outcome, instruction: Instruction::Wrmsr { msr, value }, slot, written_at };
+                self.not_posted(at, seat.progress, unusual, icr.low.vector())
             }
         }
     }
@@ -304,8 +303,8 @@ impl<'m> Simulation<'m, '_> {
             }
             other => {
                 let Seat { at, task, progress, .. } = seat;
-                let unusual = Unusual { outcome: other, instruction: instruction(), slot: task.slot };
-                self.not_posted(at, progress, unusual, icr.low.vector(), written_at)
+                let unusual = Unusual { outcome: other, instruction: instruction(), slot: task.slot, written_at };
+                self.not_posted(at, progress, unusual, icr.low.vector())
             }
         }
     }
@@ -344,15 +343,8 @@ impl<'m> Simulation<'m, '_> {
     }
 
     #[inline(never)]
-    fn not_posted(
-        &mut self,
-        at: &Pcpu<'m>,
-        progress: &mut Progress,
-        unusual: Unusual,
-        vector: u8,
-        written_at: u64,
-    ) -> Step {
-        let slot = unusual.slot;
+    fn not_posted(&mut self, at: &Pcpu<'m>, progress: &mut Progress, unusual: Unusual, vector: u8) -> Step {
+        let Unusual { slot, written_at, .. } = unusual;
         if let Some(timetable) = &mut self.timetable {
             timetable.sent(slot, Fate::of(&unusual.outcome));
         }
@@ -418,7 +410,7 @@ impl<'m> Simulation<'m, '_> {
         let pcpu = &self.pcpus[spinner as usize];
         if pcpu.spins_on.get().is_some_and(|(word, seen)| word.get() != seen) {
             let seen = self.now + u64::from(self.costs.line_transfer);
-            self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
+            self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.clock.get(), seen, self.costs.spin));
         }
     }
 
@@ -444,18 +436,25 @@ impl<'m> Simulation<'m, '_> {
     /// What came of a write.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "its outcome stays in registers")]
-    fn written(&mut self, outcome: Outcome, slot: u32, instruction: impl FnOnce() -> Instruction) -> Step {
+    fn written(
+        &mut self,
+        outcome: Outcome,
+        slot: u32,
+        written_at: u64,
+        instruction: impl FnOnce() -> Instruction,
+    ) -> Step {
         if let Outcome::Virtualized(_) = outcome {
             return Step::Next;
         }
-        self.came_of(Unusual { outcome, instruction: instruction(), slot })
+        self.came_of(Unusual { outcome, instruction: instruction(), slot, written_at })
     }
 
     #[inline(never)]
-    fn came_of(&mut self, Unusual { outcome, instruction, slot }: Unusual) -> Step {
+    fn came_of(&mut self, Unusual { outcome, instruction, slot, written_at }: Unusual) -> Step {
         match outcome {
             Outcome::Virtualized(_) | Outcome::Posted(_) | Outcome::SelfIpi { .. } => {}
             Outcome::Exit(exit) => {
+                self.at().written_at.set(written_at);
                 self.go_out(exit, None, instruction);
                 return Step::Left;
             }

@@ -3,11 +3,10 @@
 //! Order is total: by time; at the same time interrupts that arrive come first, in the order in which they were sent,
 //! then actors by number. pCPUs are actors, then devices, then the clock that adds vCPUs.
 
-use super::diary::{Diary, STEPS};
+use super::diary::{Coming, Diary, STEPS};
 use super::tournament::{Group, Tournament, WIDTH};
 use crate::memory::prefetch;
 use std::collections::VecDeque;
-use std::ops::Range;
 
 /// Never. Later times there are, for sums.
 pub(super) const NEVER: u64 = u64::MAX / 2;
@@ -190,12 +189,12 @@ impl Calendar {
         }
     }
 
-    /// For each step those in order who act when not more than so many `others` have, each once.
+    /// See [`Diary::coming`].
     #[inline]
-    pub(super) fn coming(&mut self, others: [usize; STEPS]) -> Option<[Range<usize>; STEPS]> {
+    pub(super) fn coming(&mut self, others: [usize; STEPS]) -> Option<Coming> {
         match &mut self.turns {
             Turns::Few(_) | Turns::More(_) => None,
-            Turns::Many(turns) => Some(turns.coming(others)),
+            Turns::Many(turns) => turns.coming(others),
         }
     }
 

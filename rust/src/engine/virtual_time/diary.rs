@@ -4,9 +4,10 @@
 //! for before it is used, and a change writes down a number where a tournament plays eight rounds.
 
 use super::calendar::{NEVER, Place};
+use super::marks::Marks;
+use super::simulation::NOBODY;
 use crate::memory::prefetch;
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 /// Cycles that have a page each.
 const PAGES: u64 = 1 << 14;
@@ -22,6 +23,13 @@ const FEW: usize = 16;
 const LEAF: usize = 14;
 /// No leaf.
 const NONE: u32 = u32::MAX;
+
+/// Who come, for each step in which memory is asked for, or nobody.
+pub(super) struct Coming {
+    /// The number of the turn before all of theirs.
+    pub(super) turn: usize,
+    pub(super) actors: [u32; STEPS],
+}
 
 /// A piece of a page.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +50,10 @@ pub(super) struct Diary {
     /// In order, from `at` on. All entries before `opened` are here or among the late ones.
     order: Vec<Place>,
     at: usize,
-    /// Up to where those in order have been asked for, for each step.
-    asked: [usize; STEPS],
+    /// So many were in order before them.
+    gone: usize,
+    /// When so many have gone, those are asked for who come after the next ones.
+    due: usize,
     /// What was written down for a time before `opened`; a few are in order, the first last.
     late: Vec<Place>,
     opened: u64,
@@ -53,8 +63,8 @@ pub(super) struct Diary {
     written: Vec<u64>,
     leaves: Vec<Leaf>,
     unused: u32,
-    /// Room to put a page in order.
-    on_page: Vec<u32>,
+    /// Who is on the page that is put in order.
+    on_page: Marks,
     /// Beyond the pages.
     far: BTreeSet<(u64, u32)>,
 }
@@ -66,14 +76,15 @@ impl Diary {
             times: vec![NEVER; actors],
             order: Vec::new(),
             at: 0,
-            asked: [0; STEPS],
+            gone: 0,
+            due: 0,
             late: Vec::new(),
             opened: 0,
             pages: vec![NONE; PAGES as usize],
             written: vec![0; PAGES as usize / 64],
             leaves: Vec::new(),
             unused: NONE,
-            on_page: Vec::new(),
+            on_page: Marks::new(actors),
             far: BTreeSet::new(),
         }
     }
@@ -85,6 +96,7 @@ impl Diary {
     }
 
     /// An actor acts then, if that is earlier than it would have. Returns whether it is.
+    #[inline]
     pub(super) fn lower(&mut self, place: Place) -> bool {
         let before = self.times[place.actor as usize];
         if place.time >= before {
@@ -97,6 +109,7 @@ impl Diary {
     }
 
     /// An actor does not act.
+    #[inline]
     pub(super) fn remove(&mut self, actor: u32) {
         let time = std::mem::replace(&mut self.times[actor as usize], NEVER);
         self.strike_out(time, actor);
@@ -108,37 +121,46 @@ impl Diary {
         prefetch(&self.times, actor as usize);
     }
 
-    /// For each step those in order who act when not more than so many `others` have, each once.
+    /// Who act when so many `others` in order have, for each step; once for each of those in order that has gone, until there
+    /// are none. They need not act then any longer.
     #[inline]
-    pub(super) fn coming(&mut self, others: [usize; STEPS]) -> [Range<usize>; STEPS] {
-        std::array::from_fn(|step| {
-            let from = self.asked[step].max(self.at);
-            let end = self.order.len().min(self.at + others[step]).max(from);
-            self.asked[step] = end;
-            from..end
-        })
-    }
-
-    /// Some of those in order. It need not [stand](Self::stands) any longer what is there.
-    #[inline]
-    pub(super) fn in_order(&self, range: &Range<usize>) -> &[Place] {
-        self.order.get(range.clone()).unwrap_or_default()
+    pub(super) fn coming(&mut self, others: [usize; STEPS]) -> Option<Coming> {
+        let turn = self.due.max(self.gone);
+        if turn > self.gone + self.at {
+            return None;
+        }
+        self.due = turn + 1;
+        let actor = |others: usize| self.order.get(turn - self.gone + others).map_or(NOBODY, |place| place.actor);
+        Some(Coming { turn, actors: others.map(actor) })
     }
 
     /// Pages skip what does not count any longer; what is beyond them would gather.
     #[inline]
     fn strike_out(&mut self, time: u64, actor: u32) {
-        if time != NEVER && time >= self.opened && time - self.opened >= PAGES {
-            self.far.remove(&(time, actor));
+        if time != NEVER && time >= self.opened + PAGES {
+            self.strike_out_far(time, actor);
         }
+    }
+
+    #[inline(never)]
+    fn strike_out_far(&mut self, time: u64, actor: u32) {
+        self.far.remove(&(time, actor));
     }
 
     #[inline]
     fn write_down(&mut self, place: Place) {
+        // What is before `opened` is far beyond the pages then.
+        if place.time.wrapping_sub(self.opened) < PAGES {
+            self.write_on_page(place);
+        } else {
+            self.write_elsewhere(place);
+        }
+    }
+
+    #[inline(never)]
+    fn write_elsewhere(&mut self, place: Place) {
         if place.time < self.opened {
             self.comes_late(place);
-        } else if place.time - self.opened < PAGES {
-            self.write_on_page(place);
         } else {
             self.far.insert((place.time, place.actor));
         }
@@ -151,17 +173,21 @@ impl Diary {
     }
 
     #[inline]
-    fn write_on_page(&mut self, Place { time, actor }: Place) {
-        let page = (time % PAGES) as usize;
-        let last = self.pages[page];
-        if let Some(leaf) = self.leaves.get_mut(last as usize)
-            && (leaf.count as usize) < LEAF
+    fn write_on_page(&mut self, place: Place) {
+        if let Some(leaf) = self.leaves.get_mut(self.pages[page_of(place.time)] as usize)
+            && let Some(actor) = leaf.actors.get_mut(leaf.count as usize)
         {
-            leaf.actors[leaf.count as usize] = actor;
+            *actor = place.actor;
             leaf.count += 1;
-            return;
+        } else {
+            self.begin_leaf(place);
         }
-        let leaf = Leaf { actors: [actor; LEAF], count: 1, next: last };
+    }
+
+    #[inline(never)]
+    fn begin_leaf(&mut self, Place { time, actor }: Place) {
+        let page = page_of(time);
+        let leaf = Leaf { actors: [actor; LEAF], count: 1, next: self.pages[page] };
         self.written[page / 64] |= 1 << (page % 64);
         if let Some(free) = self.leaves.get_mut(self.unused as usize) {
             self.pages[page] = self.unused;
@@ -180,7 +206,23 @@ impl Diary {
     }
 
     /// The first of all.
+    #[inline]
     pub(super) fn find_first(&mut self) -> Place {
+        while let Some(&place) = self.order.get(self.at) {
+            if self.stands(place) {
+                if self.late.is_empty() && self.order.len() - self.at >= AHEAD {
+                    return place;
+                }
+                break;
+            }
+            self.at += 1;
+        }
+        self.find_first_of_all()
+    }
+
+    /// The same where pages have to be opened, or some have come late.
+    #[inline(never)]
+    fn find_first_of_all(&mut self) -> Place {
         loop {
             while let Some(&place) = self.order.get(self.at)
                 && !self.stands(place)
@@ -227,8 +269,10 @@ impl Diary {
     /// where it belongs. Where many act in the same few cycles each would else come late behind those that act long after.
     #[inline(never)]
     fn turn_back(&mut self) {
+        // Who was in order gets another number.
+        self.gone += self.order.len();
         self.order.drain(..self.at);
-        (self.at, self.asked) = (0, [0; STEPS]);
+        self.at = 0;
         self.order.append(&mut self.late);
         let times = &self.times;
         self.order.retain(|place| times[place.actor as usize] == place.time);
@@ -256,7 +300,7 @@ impl Diary {
     }
 
     fn is_written(&self, time: u64) -> bool {
-        let page = (time % PAGES) as usize;
+        let page = page_of(time);
         self.written[page / 64] & 1 << (page % 64) != 0
     }
 
@@ -264,7 +308,7 @@ impl Diary {
     #[inline(never)]
     fn open(&mut self) {
         self.order.drain(..self.at);
-        self.asked = self.asked.map(|asked| asked.saturating_sub(self.at));
+        self.gone += self.at;
         self.at = 0;
         while self.order.len() < 2 * AHEAD {
             // Who acts long after the others waits on a page: who is written down until then would come late.
@@ -305,25 +349,26 @@ impl Diary {
 
     /// Takes what stands on a page, in order.
     fn read(&mut self, time: u64) {
-        let page = (time % PAGES) as usize;
+        let page = page_of(time);
         self.written[page / 64] &= !(1 << (page % 64));
         let mut last = std::mem::replace(&mut self.pages[page], NONE);
-        let mut on_page = std::mem::take(&mut self.on_page);
-        on_page.clear();
         while let Some(leaf) = self.leaves.get_mut(last as usize) {
             let next = std::mem::replace(&mut leaf.next, self.unused);
             (self.unused, last) = (last, next);
-            on_page.extend(leaf.actors[..leaf.count as usize].iter().rev());
+            for &actor in leaf.actors.iter().take(leaf.count as usize) {
+                if self.times.get(actor as usize) == Some(&time) {
+                    self.on_page.mark(actor);
+                }
+            }
         }
-        // As they were written down: those of one moment are in order.
-        on_page.reverse();
-        on_page.retain(|&actor| self.times[actor as usize] == time);
-        #[allow(clippy::stable_sort_primitive, reason = "a page is a few runs in order, which it merges")]
-        on_page.sort();
-        on_page.dedup();
-        self.order.extend(on_page.iter().map(|&actor| Place { time, actor }));
-        self.on_page = on_page;
+        self.on_page.take(|actor| self.order.push(Place { time, actor }));
     }
+}
+
+/// The page of a time among those that are kept.
+#[inline]
+const fn page_of(time: u64) -> usize {
+    (time % PAGES) as usize
 }
 
 #[cfg(test)]
@@ -371,26 +416,30 @@ mod tests {
     }
 
     #[test]
-    fn who_acts_soon_is_named_once_for_each_step() {
+    fn who_acts_soon_is_named_for_each_step_and_turn() {
         let mut diary = Diary::new(100);
         for actor in 0..100 {
             diary.lower(Place { time: u64::from(99 - actor) * 2, actor });
         }
-        // 99 is first; 98 does not act any longer.
+        // They are not there when pages are opened.
         diary.remove(98);
         diary.remove(99);
         assert_eq!(diary.find_first().actor, 97);
-        let named = |diary: &mut Diary| {
-            let steps = diary.coming([4, 3, 0, 0]);
-            steps.map(|range| diary.in_order(&range).iter().map(|place| place.actor).collect::<Vec<_>>())
-        };
-        assert_eq!(named(&mut diary), [vec![97, 96, 95, 94], vec![97, 96, 95], vec![], vec![]]);
-        assert!(named(&mut diary).concat().is_empty());
-        diary.remove(97);
-        assert_eq!(diary.find_first().actor, 96);
-        assert_eq!(named(&mut diary), [vec![93], vec![94], vec![], vec![]]);
-        diary.remove(93);
-        assert!(!diary.stands(Place { time: 12, actor: 93 }) && diary.stands(Place { time: 10, actor: 94 }));
+        let named = |diary: &mut Diary| diary.coming([4, 3, 50, 0]).map(|coming| (coming.turn, coming.actors));
+        assert_eq!(named(&mut diary), Some((0, [93, 94, 47, 97])));
+        assert_eq!(named(&mut diary), None);
+        for (first, turn) in [(97, 1), (96, 2)] {
+            diary.remove(first);
+            assert_eq!(diary.find_first().actor, first - 1);
+            if turn == 2 {
+                assert_eq!(named(&mut diary), Some((1, [92, 93, 46, 96])));
+                assert_eq!(named(&mut diary), Some((2, [91, 92, 45, 95])));
+                assert_eq!(named(&mut diary), None);
+            }
+        }
+        // Those that came late are no step nearer to the others.
+        diary.lower(Place { time: 0, actor: 99 });
+        assert_eq!((diary.find_first().actor, named(&mut diary)), (99, None));
     }
 
     /// What is struck out leaves nothing behind.

@@ -26,14 +26,14 @@ impl<'m, 'o> Simulation<'m, 'o> {
             self.spend(self.costs.delivery);
             let state = runner.task.vcpu.vp_mut();
             let interrupts = std::mem::replace(&mut state.interrupt_flag, false);
-            runner.cursor.interrupt(code, vector, interrupts, std::mem::take(&mut runner.progress.computing));
+            runner.cursor.inject(code, vector, interrupts, std::mem::take(&mut runner.progress.computing));
             self.delivered(runner.task.slot, vector);
         }
         if let Some(timetable) = &mut self.timetable {
             timetable.entered(runner.task.slot);
         }
         let at = self.at();
-        at.since.set(self.now);
+        at.clock.set(self.now);
         at.attention.set(true);
         at.pages.set(pages);
         at.recent.set(None);
@@ -60,12 +60,12 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let memory = self.memory;
         let listing = vm.guest.code.listing();
         let Runner { task, cursor, progress } = runner;
-        if at.spins_on.take().is_some() {
+        if at.spins.take() {
+            at.spins_on.set(None);
             vm.spinners.remove(self.current);
         }
         if progress.computing > 0 {
-            progress.computing -= (self.now - at.since.get()).min(u64::from(progress.computing)) as u32;
-            at.since.set(self.now);
+            progress.computing -= (self.now - at.clock.get()).min(u64::from(progress.computing)) as u32;
         }
         let mut slice_end = self.slice_end_if_shared(at);
         loop {
@@ -101,7 +101,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
                         && self.alone_until(at, task.vcpu.vp(), until)
                         && cursor.keeps_to_itself(&vm.guest.code))
                 {
-                    at.since.set(self.now);
                     return Next::Wait(until);
                 }
                 progress.computing -= (until - self.now) as u32;
@@ -110,7 +109,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             loop {
                 if self.now >= self.limit && !self.goes_ahead(at, task.vcpu.vp(), cursor, &vm.guest.code) {
-                    at.since.set(self.now);
                     return Next::Wait(self.now);
                 }
                 let seat = Seat { at, vm, pages, task: &mut *task, progress: &mut *progress };

@@ -24,6 +24,7 @@ mod guest;
 mod host;
 mod latency;
 mod log;
+mod marks;
 mod pcpu;
 mod reading;
 mod run;

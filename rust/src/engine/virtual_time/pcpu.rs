@@ -63,24 +63,27 @@ pub(super) struct Pcpu<'m> {
     pub(super) runner: Cell<Option<&'m mut Runner>>,
     /// The pages that the processor uses in the guest.
     pub(super) pages: Cell<Option<Pages<'m, Cell<u64>>>>,
-    /// When what it was last busy with was done.
+    /// When what it was last busy with was done; or when it entered the guest, in the turn in which it does. What is left of
+    /// the guest's computation, or its spinning, began then.
     pub(super) clock: Cell<u64>,
-    /// When the guest's computation, or its spinning, began.
-    pub(super) since: Cell<u64>,
     /// When the time slice ends.
     pub(super) slice_end: Cell<u64>,
+    /// To whom its guest sent an interrupt last.
+    pub(super) sent_to: Cell<u32>,
     pub(super) phase: Cell<Phase>,
     /// The local APIC may have something.
     pub(super) attention: Cell<bool>,
-    /// The word that the guest spins on, and what it saw there.
-    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
-    /// When its guest last wrote to its local APIC.
-    pub(super) written_at: Cell<u64>,
-    /// The entry of the PID-pointer table that its guest used last.
-    pub(super) recent: Cell<Option<Recent<'m, Cell<u64>>>>,
+    /// The guest spins.
+    pub(super) spins: Cell<bool>,
     /// The request bits of its local APIC.
     pub(super) requests: &'m Line<Cell<u64>>,
     pub(super) local: RefCell<LocalApic<'m, Cell<u64>>>,
+    /// The word that the guest spins on, and what it saw there.
+    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
+    /// The entry of the PID-pointer table that its guest used more than once, last.
+    pub(super) recent: Cell<Option<Recent<'m, Cell<u64>>>>,
+    /// When its guest wrote to its local APIC what exited last.
+    pub(super) written_at: Cell<u64>,
     /// vCPUs that ran here last, or do now: those that may be woken here.
     pub(super) residents: Cell<u32>,
     /// The time slice is over.
@@ -98,9 +101,9 @@ pub(super) struct Pcpu<'m> {
 
 impl<'m> Pcpu<'m> {
     /// Lines that a guest's acts use.
-    pub(super) const ACTS: Range<usize> = 0..2;
+    pub(super) const ACTS: Range<usize> = 0..1;
     /// The same, and what interrupts use.
-    pub(super) const INTERRUPTS: Range<usize> = 0..3;
+    pub(super) const INTERRUPTS: Range<usize> = 0..2;
 
     pub(super) const fn new(requests: &'m Line<Cell<u64>>) -> Self {
         Self {
@@ -114,7 +117,8 @@ impl<'m> Pcpu<'m> {
             attention: Cell::new(false),
             slice_end: Cell::new(0),
             over: Cell::new(false),
-            since: Cell::new(0),
+            sent_to: Cell::new(0),
+            spins: Cell::new(false),
             pages: Cell::new(None),
             recent: Cell::new(None),
             written_at: Cell::new(0),
@@ -153,7 +157,13 @@ impl<'m> Pcpu<'m> {
     /// Whether an interrupt that arrives is looked at at once.
     #[inline]
     pub(super) fn listens(&self) -> bool {
-        matches!(self.phase.get(), Phase::Guest | Phase::Idle | Phase::Poll)
+        // Nearly always the first.
+        matches!(self.phase.get(), Phase::Guest) || self.listens_in_root()
+    }
+
+    #[inline(never)]
+    fn listens_in_root(&self) -> bool {
+        matches!(self.phase.get(), Phase::Idle | Phase::Poll)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -179,7 +189,7 @@ impl<'m> Pcpu<'m> {
         if let Some(pages) = self.pages.get() {
             pages.read_ahead();
         }
-        self.look_at_runner(|runner| prefetch_lines(runner, Runner::INTERRUPTS.start..Runner::ACTS.end));
+        self.look_at_runner(|runner| prefetch_lines(runner, Runner::INTERRUPTS));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Those to whom interrupts are on their way are known in order, and in the largest machines those whose own time comes.
 //! Each is asked for in steps: what a step leads to can only be found where what the one before asked for has arrived.
 
+use super::diary::{Coming, STEPS};
 use super::pcpu::Pcpu;
 use super::simulation::{Simulation, Whereabouts};
 use crate::engine::machine::Runner;
@@ -13,7 +14,7 @@ use std::cell::Cell;
 const ARRIVALS: [usize; 2] = [8, 4];
 /// So many turns before they are used the memory of a pCPU is asked for, its guest's, that of the guest's target, and the
 /// target's descriptor. Where they are more, what came first is gone from the nearest cache when it is used.
-const TURNS: [usize; 4] = [8, 5, 3, 1];
+const TURNS: [usize; STEPS] = [8, 5, 3, 1];
 
 /// So many turns may be between the last two steps.
 const AIMS: usize = 8;
@@ -27,7 +28,7 @@ pub(super) struct Aim {
     slot: u32,
 }
 
-/// For a few pCPUs, by their numbers' last bits.
+/// For a few turns, by their numbers' last bits.
 pub(super) type Aims = [Cell<Option<Aim>>; AIMS];
 
 impl Simulation<'_, '_> {
@@ -35,7 +36,9 @@ impl Simulation<'_, '_> {
     #[inline]
     pub(super) fn read_ahead_of_turns(&mut self, next: u32) {
         if self.calendar.in_order().is_some() {
-            self.read_ahead_in_order();
+            while let Some(coming) = self.calendar.coming(TURNS) {
+                self.read_ahead_in_order(coming);
+            }
         } else if let Some(at) = self.pcpus.get(next as usize) {
             prefetch_lines(at, Pcpu::INTERRUPTS);
         }
@@ -43,21 +46,12 @@ impl Simulation<'_, '_> {
 
     /// With registers of its own.
     #[inline(never)]
-    fn read_ahead_in_order(&mut self) {
-        let Some([first, second, third, fourth]) = self.calendar.coming(TURNS) else { return };
-        let Some(diary) = self.calendar.in_order() else { return };
-        let standing = |range| {
-            let places = diary.in_order(range).iter().filter(|&&place| diary.stands(place));
-            places.filter_map(|place| Some((place.actor, self.pcpus.get(place.actor as usize)?)))
-        };
-        for place in diary.in_order(&first) {
-            // Whether it stands is asked in the next step.
-            self.calendar.ask_for(place.actor);
-            if let Some(at) = self.pcpus.get(place.actor as usize) {
-                prefetch_lines(at, Pcpu::ACTS);
-            }
+    fn read_ahead_in_order(&mut self, Coming { turn, actors: [first, second, third, fourth] }: Coming) {
+        self.calendar.ask_for(first);
+        if let Some(at) = self.pcpus.get(first as usize) {
+            prefetch_lines(at, Pcpu::ACTS);
         }
-        for (_, at) in standing(&second) {
+        if let Some(at) = self.pcpus.get(second as usize) {
             if at.attention.get() {
                 prefetch_lines(at, Pcpu::INTERRUPTS);
                 at.read_ahead_of_guest();
@@ -65,7 +59,7 @@ impl Simulation<'_, '_> {
                 at.read_ahead_of_act();
             }
         }
-        for (pcpu, at) in standing(&third) {
+        if let Some(at) = self.pcpus.get(third as usize) {
             let attention = at.attention.get();
             if attention {
                 prefetch(at.requests, 0);
@@ -73,14 +67,14 @@ impl Simulation<'_, '_> {
             let aim = at.look_at_runner(|runner| {
                 self.account.ask_for_traffic(runner.task.slot);
                 // Who takes an interrupt seldom sends one in the same turn.
-                if attention { None } else { self.ask_for_target(pcpu, runner) }
+                if attention { None } else { self.ask_for_target(third, runner) }
             });
-            self.aims[pcpu as usize % AIMS].set(aim.flatten());
+            self.aims[(turn + TURNS[2]) % AIMS].set(aim.flatten());
         }
-        for (pcpu, at) in standing(&fourth) {
-            if let Some(aim) = self.aims[pcpu as usize % AIMS].get().filter(|aim| aim.pcpu == pcpu) {
-                at.look_at_runner(|runner| self.ask_for_descriptor(aim, runner));
-            }
+        if let Some(aim) = self.aims[(turn + TURNS[3]) % AIMS].get().filter(|aim| aim.pcpu == fourth)
+            && let Some(at) = self.pcpus.get(fourth as usize)
+        {
+            at.look_at_runner(|runner| self.ask_for_descriptor(aim, runner));
         }
     }
 

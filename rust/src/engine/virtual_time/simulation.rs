@@ -290,7 +290,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let (vms, pcpus) = (self.vms, self.pcpus);
         for spinner in vms.iter().flat_map(|vm| vm.spinners.all()) {
             let pcpu = &pcpus[spinner as usize];
-            self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.since.get(), seen, self.costs.spin));
+            self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.clock.get(), seen, self.costs.spin));
         }
     }
 
