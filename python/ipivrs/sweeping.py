@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ipivrs import notebook
-from ipivrs.dask_workers import DaskWorkers
 from ipivrs.frames import Column, Tabular
 from ipivrs.grid import Grid, SweepError, find_grid
 from ipivrs.grid_points import Plan
@@ -214,7 +213,7 @@ class _Sweep:
         )
 
     def _run_all(self, workers: int | None, dask: str | None, progress: Progress, stop: Stop) -> None:
-        pool: Workers = LocalWorkers(workers or _cpus()) if dask is None else DaskWorkers(dask)
+        pool = _pool(workers, dask)
         try:
             while stop.signal is None and (self._left or self._again or pool.busy):
                 for _ in range(min(pool.room, len(self._left) + len(self._again))):
@@ -252,6 +251,14 @@ class _Sweep:
             if len(rows) == len(self._plan.points):
                 self._journal.remove()
         return rows
+
+
+def _pool(workers: int | None, dask: str | None) -> Workers:
+    if dask is None:
+        return LocalWorkers(workers or _cpus())
+    from ipivrs.dask_workers import DaskWorkers  # noqa: PLC0415 (asyncio, a tenth of what a command takes to begin)
+
+    return DaskWorkers(dask)
 
 
 def _cpus() -> int:
