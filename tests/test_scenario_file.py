@@ -82,6 +82,14 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
             "a.toml:2: vm[0].group: there may be several: write [[vm.group]] for each, not [vm.group]",
         ),
         ("[[host]]\npcpus = 2\n[[vm]]\n", "host: there is one: write [host], not [[host]]"),
+        (
+            '[[vm]]\n[[vm.group]]\nvcpus = "0-1"\nprogram = []\n[[vm.group]]\nvcpus = 1\nprogram = ["hlt"]\n',
+            "a.toml:6: vm[0].group[1].vcpus: vCPU 1 has a program already, in group[0] (line 3)",
+        ),
+        (
+            "[[vm]]\n[[vm.handler]]\nvector = 65\nprogram = []\n[[vm.handler]]\nvector = 65\nprogram = []\n",
+            "a.toml:6: vm[0].handler[1].vector: vector 0x41 has a program already, in handler[0] (line 3)",
+        ),
         ('[[vm]]\n[[vm.group]]\nvcpus = "x"\nprogram = []\n', 'must be numbers or ranges such as "0-3,8"'),
     ],
 )
@@ -109,6 +117,45 @@ def test_mistakes_in_programs(tmp_path: Path, statement: str, message: str) -> N
     found = mistake(tmp_path, text)
     assert found.startswith("a.toml:4: vm[0].group[0].")
     assert message in found
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ('{ wait = "dome" }', "wait: waits for 'dome', which nobody in the VM signals; did you mean done?"),
+        (
+            '{ loop = 2, body = [\n{ wait = "x" }] }',
+            "body[0].wait: waits for 'x', which nobody in the VM signals",
+        ),
+        (
+            '{ choose = [{ body = ["hlt"] }, { body = ["hlt",\n{ unlock = "tbale" }] }] }',
+            "choose[1].body[1].unlock: releases 'tbale', which nobody in the VM takes; did you mean table?",
+        ),
+    ],
+)
+def test_a_name_that_nobody_answers_for_is_a_mistake_of_its_line(tmp_path: Path, statement: str, message: str) -> None:
+    group = f'[[vm.group]]\nvcpus = 0\nprogram = [\n{{ lock = "table" }},\n{statement}]\n'
+    handler = '[[vm.handler]]\nvector = 0xFB\nprogram = [{ loop = 2, body = [{ signal = "done" }] }, "eoi"]\n'
+    line = 6 + statement.count("\n")
+    assert mistake(tmp_path, f"[[vm]]\n{group}{handler}") == f"a.toml:{line}: vm[0].group[0].program[1].{message}"
+
+
+def test_whoever_signals_in_the_vm_ends_a_wait(tmp_path: Path) -> None:
+    waits = '[[vm]]\n[[vm.handler]]\nvector = 0xFB\nprogram = [{ wait = "x" }, { unlock = "y" }, "eoi"]\n'
+    signals = '[[vm.group]]\nvcpus = 1\nprogram = [{ choose = [{ body = [{ signal = "x" }, { lock = "y" }] }] }]\n'
+    file = tmp_path / "a.toml"
+    file.write_text(waits + signals)
+    ipivrs.Scenario.load(file)
+    # A signal of another VM is another signal.
+    assert "a.toml:4: vm[0].handler[0].program[0].wait: waits for 'x'" in mistake(tmp_path, f"{waits}[[vm]]\n{signals}")
+
+
+def test_programs_of_python_are_held_to_the_same() -> None:
+    group = ipivrs.Group(vcpus=[0], program=ipivrs.Program().signal("done").wait("dome"))
+    with pytest.raises(ValueError, match="waits for 'dome', which nobody in the VM signals; did you mean done"):
+        ipivrs.VM(group=[group])
+    with pytest.raises(ValueError, match=r"vCPU 0 has a program already, in group\[0\]"):
+        ipivrs.VM(group=[ipivrs.Group(vcpus=[0], program=[]), ipivrs.Group(vcpus=[1, 0], program=[])])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ipivrs import profiles
+from ipivrs.guest_checks import check_names, check_once
 from ipivrs.names import Apic, Engine, IdRewrite, ProcessorModel
 from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
@@ -187,6 +188,16 @@ class VM(Table):
             if highest >= self.vcpus:
                 message = "group names vCPU {highest}, and the VM has 0 to {last}"
                 raise PydanticCustomError("group", message, {"highest": highest, "last": self.vcpus - 1})
+        return self
+
+    @model_validator(mode="after")
+    def _programs_go_together(self) -> "VM":
+        in_groups = ((vcpu, ("group", at, "vcpus")) for at, group in enumerate(self.group) for vcpu in group.vcpus)
+        check_once("vCPU {}", in_groups)
+        check_once("vector {:#x}", ((each.vector, ("handler", at, "vector")) for at, each in enumerate(self.handler)))
+        groups = ((("group", at, "program"), group.program) for at, group in enumerate(self.group))
+        handlers = ((("handler", at, "program"), handler.program) for at, handler in enumerate(self.handler))
+        check_names((*groups, *handlers))
         return self
 
 

@@ -1,7 +1,7 @@
 """From a TOML file to a checked model, with the place of every mistake."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,7 +65,7 @@ class Source:
 
     def mistakes(self, error: ValidationError) -> Iterator[str]:
         """What pydantic found, a line for each mistake."""
-        for where, what in mistakes(error, self.table):
+        for where, what in mistakes(error, self.table, self.lines):
             yield f"{self.place(where)}: {_field(where)}{what}"
 
 
@@ -127,13 +127,21 @@ def shortened(messages: Iterable[str]) -> str:
     return "\n".join(found[:_MOST_MISTAKES] + ([f"and {rest} more"] if rest > 0 else []))
 
 
-def mistakes(error: ValidationError, table: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
-    """The place in the table and the explanation of everything that pydantic found wrong with it."""
+def mistakes(
+    error: ValidationError, table: dict[str, Any], lines: Mapping[Path_, int] | None = None
+) -> Iterator[tuple[Path_, str]]:
+    """The place in the table and the explanation of everything that pydantic found wrong with it.
+
+    With `lines` an explanation that names another place has its line too.
+    """
     by_place: dict[Path_, list[dict[str, Any]]] = {}
     for mistake in error.errors(include_url=False):
-        unknown = (mistake["ctx"]["raw"],) if mistake["type"] == "unknown_key" else ()
-        where = _place_in((*mistake["loc"], *unknown), table)
-        by_place.setdefault(where, []).append(dict(mistake))
+        context = mistake.get("ctx", {})
+        unknown = (context["raw"],) if mistake["type"] == "unknown_key" else ()
+        where = _place_in((*mistake["loc"], *unknown, *context.get("at", ())), table)
+        line = (lines or {}).get((*mistake["loc"], *context["also"])) if "also" in context else None
+        message = mistake["msg"] + (f" (line {line})" if line else "")
+        by_place.setdefault(where, []).append({**mistake, "msg": message})
     for where, found in by_place.items():
         if either := _either(found):
             yield where, either

@@ -18,6 +18,9 @@ Vector = Annotated[int, Field(ge=0, le=255, strict=True)]
 IpiMode = Literal["fixed", "lowest-priority", "nmi", "smi", "init", "sipi"]
 """Delivery mode of an IPI that a program sends."""
 
+Path_ = tuple[str | int, ...]
+"""Keys and positions that lead to something in a table."""
+
 Numbers = Callable[[str], int]
 """Gives each name of a signal or a lock its number."""
 
@@ -273,13 +276,20 @@ Branch.model_rebuild()
 Choose.model_rebuild()
 
 
+def within(statements: Iterable[_Statement], path: Path_ = ()) -> Iterator[tuple[Path_, _Statement]]:
+    """Every statement with its path in a file, those in loops and branches too."""
+    for at, statement in enumerate(statements):
+        here = (*path, at)
+        yield here, statement
+        if isinstance(statement, Loop):
+            yield from within(statement.body, (*here, "body"))
+        elif isinstance(statement, Choose):
+            for number, branch in enumerate(statement.branches):
+                yield from within(branch.body, (*here, "choose", number, "body"))
+
+
 def targets(statements: Iterable[_Statement]) -> Iterator[int]:
     """The vCPUs that statements name with `to`, those in loops and branches too."""
-    for statement in statements:
+    for _, statement in within(statements):
         if isinstance(statement, _Targeted) and isinstance(statement.to, int):
             yield statement.to
-        elif isinstance(statement, Loop):
-            yield from targets(statement.body)
-        elif isinstance(statement, Choose):
-            for branch in statement.branches:
-                yield from targets(branch.body)
