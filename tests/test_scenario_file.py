@@ -90,6 +90,11 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
             "[[vm]]\n[[vm.handler]]\nvector = 65\nprogram = []\n[[vm.handler]]\nvector = 65\nprogram = []\n",
             "a.toml:6: vm[0].handler[1].vector: vector 0x41 has a program already, in handler[0] (line 3)",
         ),
+        (
+            "[[vm]]\n[[vm.handler]]\nvector = 15\nprogram = []\n",
+            "a.toml:3: vm[0].handler[0].vector: must be 16 or more, not 15: the local APIC takes no interrupt with a",
+        ),
+        ('[[vm]]\nworkload = { name = "ping", vector = 0 }\n', "workload.vector: must be 16 or more, not 0: the local"),
         ('[[vm]]\n[[vm.group]]\nvcpus = "x"\nprogram = []\n', 'must be numbers or ranges such as "0-3,8"'),
     ],
 )
@@ -104,6 +109,8 @@ def test_a_mistake_has_file_line_field_and_what_is_allowed(tmp_path: Path, text:
         ("{ sned = 3 }", "program[0]: no statement 'sned'; did you mean send?"),
         ("7", "program[0]: no statement 7: it is one of hlt, eoi"),
         ("{ send = 300, to = 1 }", "program[0].send: must be 255 or less, not 300"),
+        ("{ call = 3, to = 1 }", "program[0].call: must be 16 or more, not 3: the local APIC takes no interrupt"),
+        ("{ message = 3, to = 1 }", "program[0].message: must be 16 or more, not 3"),
         ("{ send = 3 }", "give to (a vCPU, next, random, others) or dest"),
         ('{ send = 3, to = 1, mode = "fix" }', "did you mean fixed?"),
         ("{ loop = 3, body = [] }", "program[0].body: must be a list with something in it"),

@@ -17,7 +17,7 @@ from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.scenario_text import load
 from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
-from ipivrs.statements import AnyStatement, Cycles, Table, VcpuNumber, Vector, lowered, targets
+from ipivrs.statements import AnyStatement, Cycles, LegalVector, Table, VcpuNumber, lowered, targets
 
 Count = Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
 Msr = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
@@ -74,7 +74,7 @@ class Ping(Table):
 
     name: Literal["ping"] = "ping"
     rounds: Count = 100_000
-    vector: Vector = 0xE0
+    vector: LegalVector = 0xE0
 
 
 class IpiMicrobenchmark(Table):
@@ -154,7 +154,7 @@ class Group(Table):
 class Handler(Table):
     """What the guest does when a vector is delivered; without one it ends the interrupt (EOI)."""
 
-    vector: Vector
+    vector: LegalVector
     program: list[AnyStatement]
 
 
@@ -210,7 +210,7 @@ class Device(Table):
 
     vm: Annotated[int, Field(ge=0, le=255, strict=True)] = 0
     vcpu: VcpuNumber | None = None
-    vectors: list[Annotated[int, Field(ge=16, le=255, strict=True)]] = Field(default=[0x61], min_length=1)
+    vectors: list[LegalVector] = Field(default=[0x61], min_length=1)
     posts: Count | None = None
     urgent: bool = False
     gap: Annotated[int, Field(ge=0, le=2**31, strict=True)] = 100

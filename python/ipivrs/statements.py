@@ -6,14 +6,27 @@ A statement is a word ("hlt") or a table whose first key says what it does ({ se
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ipivrs.names import Apic
 from ipivrs.options import did_you_mean
 
+_FIRST_LEGAL = 16
+
 Vector = Annotated[int, Field(ge=0, le=255, strict=True)]
 """An interrupt vector, 0 to 255; below 16 an IPI is an error in the local APIC."""
+
+
+def _legal(vector: int) -> int:
+    if vector < _FIRST_LEGAL:
+        message = "must be 16 or more, not {vector}: the local APIC takes no interrupt with a vector of 0 to 15"
+        raise PydanticCustomError("vector", f"{message} (SDM vol. 3A 11.5.2)", {"vector": vector})
+    return vector
+
+
+LegalVector = Annotated[Vector, AfterValidator(_legal)]
+"""The vector of an interrupt that is to be taken, 16 to 255 (SDM vol. 3A, "Valid Interrupt Vectors" 11.5.2)."""
 
 IpiMode = Literal["fixed", "lowest-priority", "nmi", "smi", "init", "sipi"]
 """Delivery mode of an IPI that a program sends."""
@@ -92,14 +105,14 @@ class Call(_Targeted):
     """Calls a function on other vCPUs as Linux does: an IPI is sent only where the queue of calls was empty."""
 
     op = "call"
-    vector: Vector = Field(alias="call")
+    vector: LegalVector = Field(alias="call")
 
 
 class Message(_Targeted):
     """Leaves a message; an idle reader gets an IPI."""
 
     op = "message"
-    vector: Vector = Field(alias="message")
+    vector: LegalVector = Field(alias="message")
 
 
 class Broadcast(_Statement):
