@@ -61,7 +61,15 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
         ("[[vm]]\nvcpus = 08\n", "a.toml:2:9: unexpected leading zero"),
         ('[[vm]]\nworkload = { Name = "ping" }\n', "a.toml:2: vm[0].workload: no field 'Name'; did you mean name?"),
         ("[[Vm]]\n[[vm]]\n", "a.toml:1: Vm: no such field; did you mean vm?"),
-        ("a = 1\na = 2\n", "a.toml:2:1: duplicate key"),
+        ("a = 1\na = 2\n", "a.toml:2:1: duplicate key: a is there already"),
+        ("[host]\n[[vm]]\n[ host ]\n", "a.toml:3:3: duplicate key: host is there already"),
+        ('[host]\n"p q"=1\n  "p q"=2\n', 'a.toml:3:3: duplicate key: "p q" is there already'),
+        ("[host]\na.b = 1\na.b = 2\n", "a.toml:3:3: duplicate key: b is there already"),
+        ("seconds = nan\n[[vm]]\n", "a.toml:1: seconds: must be a finite number, not nan"),
+        (
+            '[[vm]]\n[[vm.group]]\nvcpus = "0,3-1"\nprogram = []\n',
+            "a.toml:3: vm[0].group[0].vcpus: the range 3-1 runs backwards: write 1-3",
+        ),
         ("seed = -1\n[[vm]]\n", "a.toml:1: seed: must be 0 or more, not -1"),
         ('[[vm]]\nvcpus = 300\napic = "xapic"\n', "vcpus must be 255 or less in xAPIC mode"),
         ("[[vm]]\nvcpus = 9\nmax_vcpu_ids = 8\n", "vcpus (9) must not exceed max_vcpu_ids (8)"),
@@ -107,6 +115,10 @@ def test_a_mistake_has_file_line_field_and_what_is_allowed(tmp_path: Path, text:
     [
         ('"htl"', "program[0]: no statement 'htl'; did you mean hlt?"),
         ("{ sned = 3 }", "program[0]: no statement 'sned'; did you mean send?"),
+        ("{ lop = 3000, body = ['hlt'] }", "program[0]: no statement 'lop'; did you mean loop?"),
+        ("{ mode = 'nmi', sedn = 3, to = 1, }", "program[0]: no statement 'sedn'; did you mean send?"),
+        ("{ qqq = 3, body = ['hlt'] }", "program[0]: no statement 'qqq': it is one of hlt, eoi"),
+        ("{ body = ['hlt'] }", "program[0]: no statement 'body'"),
         ("7", "program[0]: no statement 7: it is one of hlt, eoi"),
         ("{ send = 300, to = 1 }", "program[0].send: must be 255 or less, not 300"),
         ("{ call = 3, to = 1 }", "program[0].call: must be 16 or more, not 3: the local APIC takes no interrupt"),
@@ -239,6 +251,7 @@ def test_the_shell_refuses_and_runs_nothing(tmp_path: Path, shell: Shell) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--policy", ""], "the name of the policy is empty; shipped are acrn-1462, acrn-4778"),
         (["--policy", "kmv"], "did you mean kvm?"),
         (["--policy", "kvm-tso"], "policy kvm-tso is for `ipivrs check`: it is kvm under bounds of its own; use kvm\n"),
         (

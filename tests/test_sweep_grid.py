@@ -117,6 +117,13 @@ def test_mistakes_around_the_grid(tmp_path: Path, text: str, message: str) -> No
     assert message in mistake(tmp_path, text)
 
 
+def test_a_key_without_values_is_one_mistake(tmp_path: Path) -> None:
+    wanted = "g.toml:3: grid.host.pcpus: must be a list with something in it, not []"
+    assert mistake(tmp_path, 'scenario = "base.toml"\n[grid]\n"host.pcpus" = []\n').splitlines() == [wanted]
+    with pytest.raises(ValueError, match="must be a list with something in it"):
+        ipivrs.Grid(scenario="ping", grid={"host.pcpus": range(0)})
+
+
 def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
     file = shipped_path("ping")
     result = shell("sweep", file)

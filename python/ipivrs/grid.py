@@ -81,11 +81,13 @@ class Range(Table):
 
 
 def _values(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, Range | list):
+    if isinstance(value, Range):
         return value
     if isinstance(value, dict):
         return Range.model_validate(value)
-    if isinstance(value, range | tuple):
+    if isinstance(value, list | range | tuple):
+        if not value:
+            raise PydanticCustomError("too_short", "must be a list with something in it")
         return list(value)
     message = "must be a list of values, or a range such as {{ from = 1, to = 16 }}, not {value}"
     raise PydanticCustomError("values", message.replace("{{", "{").replace("}}", "}"), {"value": repr(value)})
@@ -100,7 +102,7 @@ def _scenario(value: Any) -> Any:  # noqa: ANN401
     raise PydanticCustomError("scenario", message, {"value": repr(value)})
 
 
-_Values = Annotated[InstanceOf[Range] | Annotated[list[Any], Field(min_length=1)], BeforeValidator(_values)]
+_Values = Annotated[InstanceOf[Range] | list[Any], BeforeValidator(_values)]
 
 
 class Grid(Table):

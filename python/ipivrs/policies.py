@@ -59,6 +59,8 @@ def find(name: str, *, also: Iterable[str] = ()) -> Policy:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         names = [*known, *(other for other in also if other not in known)]
         hint = did_you_mean(name, names) or f"; shipped are {', '.join(names)}"
+        if not name:
+            raise PolicyError(f"the name of the policy is empty{hint}") from error
         raise PolicyError(f"no policy {name!r}: as a file, {why}{hint}") from error
     return parsed(name, text)
 

@@ -138,6 +138,9 @@ def _numbers(value: Any) -> Any:  # noqa: ANN401
                 "vcpus", 'must be numbers or ranges such as "0-3,8", not {value}', {"value": repr(value)}
             )
         first, last = int(ends[0]), int(ends[-1])
+        if first > last:
+            message = "the range {first}-{last} runs backwards: write {last}-{first}"
+            raise PydanticCustomError("vcpus", message, {"first": first, "last": last})
         if last >= _MOST_VCPUS:
             raise PydanticCustomError("vcpus", "vCPUs are numbered 0 to 65535")
         numbers.extend(range(first, last + 1))

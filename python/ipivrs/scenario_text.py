@@ -30,6 +30,7 @@ _TYPES = {
     "model_attributes_type": "a table",
     "dict_type": "a table",
     "too_short": "a list with something in it",
+    "finite_number": "a finite number",
 }
 
 # Lists of tables, which TOML writes with two brackets.
@@ -39,6 +40,9 @@ _TABLES = ("vm", "group", "handler", "device", "row")
 _RUN_BY = {"a scenario": ("vm", "run"), "a grid": ("grid", "sweep")}
 
 _NO_VALUE = re.compile(r"(?P<line>\d+):(?P<column>\d+): (invalid boolean|string values must be quoted)")
+
+_TWICE = re.compile(r"(?P<line>\d+):(?P<column>\d+): duplicate key")
+_KEY = re.compile(r""""[^"]*"|'[^']*'|[^\s.=\]]+""")
 
 _NOTHING = object()
 
@@ -88,7 +92,8 @@ def read(path: Path, what: str = "a scenario") -> Source:
     try:
         table, lines = _core.read_toml(text)
     except ValueError as error:
-        raise ScenarioError(f"{path}:{_unquoted(text, str(error)) or error}") from error
+        message = str(error)
+        raise ScenarioError(f"{path}:{_unquoted(text, message) or _twice(text, message) or message}") from error
     source = Source(path, table, dict(lines))
     for other, (key, command) in _RUN_BY.items():
         if key in table and _RUN_BY[what][0] not in table:
@@ -101,7 +106,7 @@ def _unquoted(text: str, message: str) -> str | None:
     found = _NO_VALUE.match(message)
     if found is None:
         return None
-    rest = text.split("\n")[int(found["line"]) - 1][int(found["column"]) - 1 :]
+    rest = _rest(text, found)
     word = re.split(r"[\s,\]}#]", rest, maxsplit=1)[0]
     place = f"{found['line']}:{found['column']}"
     if not word:
@@ -109,6 +114,18 @@ def _unquoted(text: str, message: str) -> str | None:
     if word.lower() in ("true", "false"):
         return f"{place}: must be written {word.lower()}, not {word}"
     return f'{place}: {word} is no number, and a text needs quotes: "{word}"'
+
+
+def _twice(text: str, message: str) -> str | None:
+    """What to say of a key that its table has already."""
+    found = _TWICE.match(message)
+    key = found and _KEY.match(_rest(text, found))
+    return f"{message}: {key[0]} is there already" if key else None
+
+
+def _rest(text: str, place: re.Match[str]) -> str:
+    """The rest of the line from the place that a message begins with."""
+    return text.split("\n")[int(place["line"]) - 1][int(place["column"]) - 1 :]
 
 
 def load(model: type[Model], path: Path) -> Model:

@@ -269,10 +269,17 @@ def _statement(value: Any) -> _Statement:  # noqa: ANN401
         for key in value:
             if key in _BY_KEY:
                 return _BY_KEY[key].model_validate(value)
-    name = str(value) if isinstance(value, str) else str(next(iter(value), "")) if isinstance(value, dict) else ""
     known = [*_WORD_NAMES, *_BY_KEY]
+    name = str(_meant_as_its_name(value, known) if isinstance(value, dict) else value if isinstance(value, str) else "")
     hint = did_you_mean(name, known) or f": it is one of {', '.join(known)}"
     raise PydanticCustomError("statement", "no statement {name}{hint}", {"name": repr(name or value), "hint": hint})
+
+
+def _meant_as_its_name(table: dict[Any, Any], known: list[str]) -> object:
+    """The key of a table that was to say what the statement does: one that no statement has further on."""
+    fields = {field.alias or name for kind in _BY_KEY.values() for name, field in kind.model_fields.items()}
+    unknown = [key for key in table if key not in fields] or list(table)
+    return next((key for key in unknown if did_you_mean(str(key), known)), next(iter(unknown), ""))
 
 
 AnyStatement = Annotated[_Statement, BeforeValidator(_statement)]
