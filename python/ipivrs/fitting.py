@@ -54,6 +54,8 @@ def fit(
             hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
             raise ProfileError(f"no cost {name!r}{hint}")
     rows = [row for row in measurements.row if row.fitted and row.quantity == "cycles" and row.measured is not None]
+    if not rows:
+        raise ProfileError("no row is marked fitted = true and has a measured quantity in cycles: none to fit to")
     if not costs or len(costs) > len(rows):
         raise ProfileError(f"1 to {len(rows)} costs can be fitted to {len(rows)} rows in cycles, not {len(costs)}")
     least = np.array([known[name][0] for name in costs], dtype=float)

@@ -1,6 +1,7 @@
 //! The run's clock: it keeps the timetable, adds vCPUs, and finds out when nothing comes of a run any longer.
 
 use super::calendar::NEVER;
+use super::costs::Costs;
 use super::simulation::{End, Simulation};
 use crate::arch::ExitReason;
 use crate::engine::machine::Runner;
@@ -9,8 +10,10 @@ use crate::hypervisor::policy::HostVector;
 use crate::processor::local_apic;
 use rustc_hash::FxHashMap;
 
-/// Cycles between two looks.
+/// Cycles between two looks, or more.
 pub(super) const TICK: u64 = 5_000_000;
+/// So many times all acts are longer than any way of an interrupt: who sleeps with one in two looks is not on anybody's way.
+const WAY: u64 = 64;
 /// After so many HLT exits without an IPI, a delivery or an end of a program, vCPUs halt and wake for ever.
 const RESTLESS: u64 = 100_000;
 
@@ -20,8 +23,9 @@ const WAITS: u32 = 20_000;
 /// What it remembers.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// Its next look.
+    /// Its next look, and the cycles between two of them.
     next_tick: u64,
+    tick: u64,
     /// vCPUs that it added.
     added: u32,
     /// vCPUs that were seen asleep with an interrupt: which sleep.
@@ -33,8 +37,9 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new() -> Self {
-        Self { next_tick: TICK, added: 0, suspects: FxHashMap::default(), progress: ([0; 3], 0), waits: 0 }
+    pub(super) fn new(costs: &Costs) -> Self {
+        let tick = TICK.max(WAY * costs.acts());
+        Self { next_tick: tick, tick, added: 0, suspects: FxHashMap::default(), progress: ([0; 3], 0), waits: 0 }
     }
 }
 
@@ -62,7 +67,7 @@ impl Simulation<'_, '_> {
             if self.is_restless() {
                 return Some(End::Restless);
             }
-            self.clock.next_tick = self.now + TICK;
+            self.clock.next_tick = self.now + self.clock.tick;
         }
         self.set_clock();
         None

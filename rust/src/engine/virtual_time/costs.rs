@@ -19,6 +19,11 @@ macro_rules! costs {
             pub const FIELDS: &'static [(&'static str, u32, &'static str)] =
                 &[$((stringify!($name), $low, concat!($($doc),+)),)+];
 
+            /// Cycles of one act of each kind.
+            const fn all_together(&self) -> u64 {
+                0 $(+ self.$name as u64)+
+            }
+
             /// The first cost that is below its least.
             const fn too_low(&self) -> Option<(&'static str, u32)> {
                 $(#[allow(unused_comparisons, reason = "the least of some is 0")]
@@ -114,6 +119,12 @@ pub enum CostsError {
 }
 
 impl Costs {
+    /// Cycles of one act of each kind, one after the other: an interrupt's way from its sender to a vCPU that it wakes is a
+    /// few of these. What is not an act, but how long something else goes on, is not in it.
+    pub(super) fn acts(&self) -> u64 {
+        self.all_together() - u64::from(self.halt_poll) - u64::from(self.time_slice_unit)
+    }
+
     /// Reads a profile.
     ///
     /// # Errors

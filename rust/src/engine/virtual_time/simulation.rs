@@ -181,7 +181,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             broken: false,
             // Asked before the first turn too.
             turns: TURNS,
-            clock: Clock::new(),
+            clock: Clock::new(costs),
         })
     }
 

@@ -175,6 +175,22 @@ fn one_seed_is_one_run_everywhere() {
     assert_eq!(figures, [35_023_811, 29_953, 27_066, 7942, 34_009]);
 }
 
+/// The wakeup of a vCPU that sleeps may be on its way for longer than the usual time between two looks for lost ones.
+#[test]
+fn slow_acts_lose_nothing() {
+    let config = machine(&storm(6, 100, false), &json!({"pcpus": 6}), KVM);
+    for slow in [
+        Costs { vm_exit: 10_000_000, ..costs() },
+        Costs { post: 10_000_000, ..costs() },
+        Costs { notification_flight: 10_000_000, ..costs() },
+        Costs { host_ipi: 10_000_000, policy_locked: 10_000_000, ..costs() },
+    ] {
+        let options = Options { costs: &slow, cycles: None, log: 0, keep_going: &mut |_| true };
+        let run = run(&config, options).unwrap();
+        assert!(run.machine.violations.is_empty(), "{:?}", run.machine.violations);
+    }
+}
+
 /// Everyone to everyone at random. `handler`: of a vector that nobody sends.
 fn crowd(handler: &Value) -> MachineConfig {
     let body = json!([{"op": "send", "vector": 0x41, "to": "random", "mode": "fixed", "logical": false},
