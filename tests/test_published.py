@@ -58,11 +58,24 @@ def test_a_fit_finds_costs_that_were_changed() -> None:
         (["vm_exits"], "did you mean vm_exit"),
         ([], "1 to 4 costs can be fitted to 4 rows"),
         (["vm_exit", "vm_entry", "spin", "post", "delivery"], "not 5"),
+        (["vm_exit", "vm_entry"], "no row changes when vm_entry does"),
     ],
 )
 def test_impossible_fits_are_refused(costs: list[str], message: str) -> None:
     with pytest.raises(ProfileError, match=message):
         fit(published.find("ipiv-v4"), profiles.find(profiles.DEFAULT), costs)
+
+
+def test_a_file_without_rows_to_fit_to_is_refused() -> None:
+    with pytest.raises(ProfileError, match="no row is marked fitted = true"):
+        fit(published.find("sn-in-host"), profiles.find(profiles.DEFAULT), ["vm_exit"])
+
+
+def test_a_cost_that_others_leave_nothing_is_named() -> None:
+    slow = profiles.find(profiles.DEFAULT).with_cycles({"notification_flight": 60_000})
+    found = fit(published.find("ipiv-v4"), slow, ["vm_exit"])
+    assert (found.cycles, found.at_least) == ({"vm_exit": 1}, ["vm_exit"])
+    assert fit(published.find("ipiv-v4"), profiles.find(profiles.DEFAULT), FITTED).at_least == []
 
 
 def test_sn_in_host_sends_a_thousandth_of_the_notifications() -> None:
@@ -85,6 +98,8 @@ def test_mistakes_in_a_file_of_measurements_are_named(tmp_path: Path) -> None:
         (f'title = "t"\nsource = "s"\n[[row]]\n{row}published = "few"\nbetween = [2, 1]\n', "between says what"),
         (f'title = "t"\nsource = "s"\n[[row]]\n{row}published = "few"\nbetween = [0, 1]\n', "mine.toml"),
         (f'title = "t"\nsource = "s"\n[[row]]\n{row.replace("cycles", "cycle")}measured = 1.0\n', "cycles"),
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row}measured = nan\n', "row[0].measured"),
+        (f'title = "t"\nsource = "s"\n[[row]]\n{row}measured = -5.0\n', "more than 0"),
     ]:
         file.write_text(text, encoding="utf-8")
         with pytest.raises(ProfileError) as caught:

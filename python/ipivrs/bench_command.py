@@ -152,7 +152,8 @@ def profile_fit(
         before = profiles.find(start)
         found = fit_profile(published.find(measurements), before, names)
     if json:
-        show_json({"cycles": found.cycles, "rows": dict(zip(found.rows, found.residuals, strict=True))})
+        rows = dict(zip(found.rows, found.residuals, strict=True))
+        show_json({"cycles": found.cycles, "rows": rows, "at_least": found.at_least})
     else:
         show(_fit(found, before))
     return 0
@@ -166,4 +167,6 @@ def _fit(found: Fit, before: Profile) -> Group:
     for name, residual in zip(found.rows, found.residuals, strict=True):
         rows.add_row(name, f"{residual:+.1f}")
     fixed = len(before.cost) - len(found.cycles)
-    return Group(costs, Text(), rows, Text(f"\n{fixed} other costs stayed as they were", style="dim"))
+    notes = [f"{name} is as low as it can be: the other costs leave it nothing" for name in found.at_least]
+    notes.append(f"{fixed} other costs stayed as they were")
+    return Group(costs, Text(), rows, Text("\n" + "\n".join(notes), style="dim"))

@@ -13,6 +13,8 @@ from ipivrs.published import Measurements, Row, predict
 _ROUNDS = 12
 # Waiting loops look now and then: what is measured goes up in steps, over which this one is long.
 _STEP = 400
+# What comes once in a run, and not in each of its rounds, changes a row by less.
+_LEAST_SLOPE = 0.01
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,14 @@ class Fit:
     """What came of a fit.
 
     `cycles` are the fitted costs; `residuals` what each of the rows named in `rows` is off by, in cycles (predicted
-    less measured).
+    less measured). `at_least` names the costs that are as low as they can be: others took their part.
     """
 
     profile: Profile
     cycles: dict[str, int]
     rows: list[str]
     residuals: list[float]
+    at_least: list[str]
 
 
 def fit(
@@ -45,14 +48,11 @@ def fit(
         progress: Called with the sum of squared residuals after each round.
 
     Raises:
-        ProfileError: No such cost, no rows to fit to, or more costs than rows.
+        ProfileError: No such cost, no rows to fit to, more costs than rows, or a cost that no row depends on.
         ValueError: A row's scenario cannot be run.
     """
     known = cost_names()
-    for name in costs:
-        if name not in known:
-            hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
-            raise ProfileError(f"no cost {name!r}{hint}")
+    _are_costs(costs)
     rows = [row for row in measurements.row if row.fitted and row.quantity == "cycles" and row.measured is not None]
     if not rows:
         raise ProfileError("no row is marked fitted = true and has a measured quantity in cycles: none to fit to")
@@ -65,6 +65,7 @@ def fit(
         residuals = _residuals(rows, start, costs, at)
         steps = _STEP * np.eye(len(costs))
         slopes = np.array([(_residuals(rows, start, costs, at + step) - residuals) / _STEP for step in steps])
+        _are_told(costs, slopes)
         change, *_ = np.linalg.lstsq(slopes.T, -residuals, rcond=None)
         at = np.maximum(np.round(at + change), least)
         found = _residuals(rows, start, costs, at)
@@ -73,7 +74,22 @@ def fit(
             best, best_residuals = at, found
     cycles = {name: int(value) for name, value in zip(costs, best, strict=True)}
     off = [float(value) for value in best_residuals]
-    return Fit(start.with_cycles(cycles), cycles, [row.name for row in rows], off)
+    at_least = [name for name, cycle in cycles.items() if cycle == known[name][0]]
+    return Fit(start.with_cycles(cycles), cycles, [row.name for row in rows], off, at_least)
+
+
+def _are_costs(names: Sequence[str]) -> None:
+    known = cost_names()
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
+            raise ProfileError(f"no cost {name!r}{hint}")
+
+
+def _are_told(costs: Sequence[str], slopes: NDArray[np.float64]) -> None:
+    for name, slope in zip(costs, slopes, strict=True):
+        if np.abs(slope).max() < _LEAST_SLOPE:
+            raise ProfileError(f"no row changes when {name} does: it cannot be fitted to them")
 
 
 def _residuals(

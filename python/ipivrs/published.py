@@ -38,7 +38,7 @@ class Row(Table):
     """
 
     name: Annotated[str, Field(min_length=1)]
-    measured: float | None = None
+    measured: Annotated[float, Field(allow_inf_nan=False)] | None = None
     published: str = ""
     between: tuple[Positive, Positive] | None = None
     quantity: Quantity
@@ -52,6 +52,8 @@ class Row(Table):
     def _complete(self) -> "Row":
         if self.measured is None and not self.published:
             raise PydanticCustomError("row", "give measured (a number) or published (what was published, in words)")
+        if self.quantity == "cycles" and self.measured is not None and self.measured <= 0:
+            raise PydanticCustomError("row", "measured is in cycles here: more than 0")
         if self.between is not None and (not self.published or self.between[0] >= self.between[1]):
             raise PydanticCustomError("row", "between says what published means: the least and the most, in this order")
         compares = self.quantity in {"time-saved", "time-added", "speed-up"}
