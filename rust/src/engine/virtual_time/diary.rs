@@ -201,7 +201,7 @@ impl Diary {
 
     /// Whether that is when its actor acts.
     #[inline]
-    pub(super) fn stands(&self, place: Place) -> bool {
+    fn stands(&self, place: Place) -> bool {
         self.times[place.actor as usize] == place.time
     }
 
