@@ -180,13 +180,10 @@ impl Calendar {
         (self.first.time, self.first.actor)
     }
 
-    /// Where more is known in order than who is first.
+    /// Whether more is known in order than who is first.
     #[inline]
-    pub(super) const fn in_order(&self) -> Option<&Diary> {
-        match &self.turns {
-            Turns::Few(_) | Turns::More(_) => None,
-            Turns::Many(turns) => Some(turns),
-        }
+    pub(super) const fn is_in_order(&self) -> bool {
+        matches!(self.turns, Turns::Many(_))
     }
 
     /// See [`Diary::coming`].

@@ -35,7 +35,7 @@ impl Simulation<'_, '_> {
     /// A turn begins: of those that follow, who is a step nearer is asked for.
     #[inline]
     pub(super) fn read_ahead_of_turns(&mut self, next: u32) {
-        if self.calendar.in_order().is_some() {
+        if self.calendar.is_in_order() {
             while let Some(coming) = self.calendar.coming(TURNS) {
                 self.read_ahead_in_order(coming);
             }
@@ -81,7 +81,7 @@ impl Simulation<'_, '_> {
     /// A turn ends. Where nobody but the next is known, it is asked for in two steps.
     #[inline]
     pub(super) fn read_ahead_after_turn(&self, next: u32) {
-        if self.calendar.in_order().is_none()
+        if !self.calendar.is_in_order()
             && let Some(at) = self.pcpus.get(next as usize)
         {
             at.read_ahead();
@@ -101,7 +101,7 @@ impl Simulation<'_, '_> {
         if let Some((pcpu, of_many)) = self.calendar.arrival_after(guest)
             && let Some(at) = self.pcpus.get(pcpu as usize)
         {
-            if of_many && self.calendar.in_order().is_some() {
+            if of_many && self.calendar.is_in_order() {
                 // Their turns come when all have arrived.
                 prefetch(at.requests, 0);
             } else {
