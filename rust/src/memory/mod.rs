@@ -13,5 +13,5 @@ mod word;
 pub use huge_pages::with_huge_pages;
 pub use owner::{Allocation, Owner};
 pub use physical::{LINE_WORDS, Line, OutOfMemory, PAGE_WORDS, Page, PhysicalMemory};
-pub use prefetch::{prefetch, prefetch_lines};
+pub use prefetch::{Cache, prefetch, prefetch_lines};
 pub use word::Word;

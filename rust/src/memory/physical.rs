@@ -1,7 +1,7 @@
 //! A flat array of words behind physical addresses.
 
 use super::owner::{Allocation, LineKind, Owner};
-use super::{Word, huge_pages, prefetch};
+use super::{Cache, Word, huge_pages, prefetch};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -184,12 +184,12 @@ impl<W: Word> PhysicalMemory<W> {
         self.words.get(self.base + (address / WORD_BYTES) as usize)
     }
 
-    /// Asks for the line that holds `address`, and what says what it is.
+    /// Asks for the line that holds `address`, and what says what it is, for later.
     #[inline]
     pub fn ask_for(&self, address: u64) {
         if let Some(index) = self.index(address) {
-            prefetch(&self.words, index);
-            prefetch(&self.kinds, (address / LINE_BYTES) as usize);
+            prefetch(&self.words, index, Cache::Second);
+            prefetch(&self.kinds, (address / LINE_BYTES) as usize, Cache::Second);
         }
     }
 

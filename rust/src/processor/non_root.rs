@@ -5,7 +5,7 @@ use super::pid_table::{Recent, Remembered};
 use super::vmcs::{Capabilities, Vmcs};
 use super::{VirtualApic, descriptor};
 use crate::arch::{ApicRegister, Exit, PidControl};
-use crate::memory::{Line, Page, PhysicalMemory, Word, prefetch};
+use crate::memory::{Cache, Line, Page, PhysicalMemory, Word, prefetch};
 
 /// Guest activity state (SDM vol. 3C, "Guest Non-Register State" 25.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,14 +174,14 @@ impl<'a, W: Word> Pages<'a, W> {
     }
 
     /// Asks for the memory that posted-interrupt processing, delivery and EOI use.
-    pub fn read_ahead(&self) {
+    pub fn read_ahead(&self, cache: Cache) {
         if let Some(own) = self.own {
-            prefetch(own, 0);
+            prefetch(own, 0, cache);
         }
-        self.apic.read_ahead();
+        self.apic.read_ahead(cache);
     }
 
-    /// Asks for the memory that a write of the ICR uses.
+    /// Asks for the memory that a write of the ICR uses, for later.
     pub fn read_ahead_of_icr(&self) {
         self.apic.read_ahead_of_icr();
     }

@@ -61,7 +61,7 @@ impl<W> Remembered<'_, W> {
 }
 
 impl VirtualProcessor {
-    /// Asks for the memory of the entry of virtual APIC ID `apic_id`.
+    /// Asks for the memory of the entry of virtual APIC ID `apic_id`, for later.
     pub fn ask_for_entry<W: Word>(&self, memory: &PhysicalMemory<W>, apic_id: u32) {
         memory.ask_for(entry_address(self.vmcs.pid_table, apic_id));
     }

@@ -5,7 +5,7 @@
 
 use crate::arch::vector::{highest_in_bank, highest_in_word};
 use crate::arch::{ApicRegister, Icr, VectorBit};
-use crate::memory::{Page, Word, prefetch};
+use crate::memory::{Cache, Page, Word, prefetch};
 
 /// View of a virtual-APIC page.
 #[derive(Debug)]
@@ -36,16 +36,16 @@ impl<'a, W: Word> VirtualApic<'a, W> {
     }
 
     /// Asks for the lines that hold priorities, ISR and IRR.
-    pub(super) fn read_ahead(self) {
+    pub(super) fn read_ahead(self, cache: Cache) {
         let [isr, irr] = [ApicRegister::ISR, ApicRegister::IRR];
         for register in [ApicRegister::TPR, isr, isr.nth(4), irr, irr.nth(4)] {
-            prefetch(self.0, register.word());
+            prefetch(self.0, register.word(), cache);
         }
     }
 
-    /// Asks for the line that holds the ICR.
+    /// Asks for the line that holds the ICR, for later.
     pub(super) fn read_ahead_of_icr(self) {
-        prefetch(self.0, ApicRegister::ICR_LOW.word());
+        prefetch(self.0, ApicRegister::ICR_LOW.word(), Cache::Second);
     }
 
     /// A 32-bit register.

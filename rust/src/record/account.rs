@@ -3,7 +3,7 @@
 use super::Fate;
 use super::ledger::{Notifications, ViolationRecord};
 use crate::arch::{Clause, Exit};
-use crate::memory::prefetch;
+use crate::memory::{Cache, prefetch};
 use crate::processor::{Harvest, Notice, Outcome, Posted};
 use rustc_hash::FxHashMap;
 
@@ -112,16 +112,16 @@ impl Account {
         }
     }
 
-    /// Asks for the memory of what a vCPU sent and was delivered.
+    /// Asks for the memory of what a vCPU sent and was delivered, for later.
     #[inline]
     pub fn ask_for_traffic(&self, slot: u32) {
-        prefetch(&self.traffic, slot as usize);
+        prefetch(&self.traffic, slot as usize, Cache::Second);
     }
 
-    /// Asks for the memory of a vCPU's balance of a vector.
+    /// Asks for the memory of a vCPU's balance of a vector, for later.
     #[inline]
     pub fn ask_for(&self, slot: u32, vector: u8) {
-        prefetch(&self.balance, usize::from(vector) * self.slots + slot as usize);
+        prefetch(&self.balance, usize::from(vector) * self.slots + slot as usize, Cache::Second);
     }
 
     /// An IPI that the vCPU in slot `from` sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted
@@ -181,7 +181,7 @@ impl Account {
         }
     }
 
-    /// An interrupt was delivered.
+    /// An interrupt was delivered, for later.
     #[inline]
     pub fn delivered(&mut self, slot: u32, vector: u8) {
         self.counts.delivered += 1;

@@ -3,7 +3,7 @@
 use super::model::{Model, Move};
 use super::search::{PARTS, SPURIOUS_NOTIFICATION, SPURIOUS_WAKEUP, Space, after, number, place};
 use super::table::{Most, Part};
-use crate::memory::{prefetch, with_huge_pages};
+use crate::memory::{Cache, prefetch, with_huge_pages};
 use std::collections::VecDeque;
 
 /// The most that can happen on any path; none: without end.
@@ -39,7 +39,7 @@ impl<T: Copy> PerState<T> {
     /// Will be needed soon.
     #[inline]
     fn ask_for(&self, number: u32) {
-        prefetch(&self.0, plain(number) as usize);
+        prefetch(&self.0, plain(number) as usize, Cache::First);
     }
 }
 

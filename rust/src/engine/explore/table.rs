@@ -1,6 +1,6 @@
 //! The states that were seen, a part of them: a hash table of numbers over a flat array of words.
 
-use crate::memory::{prefetch, with_huge_pages};
+use crate::memory::{Cache, prefetch, with_huge_pages};
 use bitfield_struct::bitfield;
 
 /// A slot: the state's index in the low bits, some bits of its hash above. Empty is all ones.
@@ -187,7 +187,7 @@ impl Part {
     #[inline]
     fn ask_for_slot(&self, hash: Option<u64>) {
         if let Some(hash) = hash {
-            prefetch(&self.slots, hash as usize & (self.slots.len() - 1));
+            prefetch(&self.slots, hash as usize & (self.slots.len() - 1), Cache::First);
         }
     }
 
@@ -201,8 +201,8 @@ impl Part {
             if self.slots[at] & !INDEX_MASK == tag {
                 let index = (self.slots[at] & INDEX_MASK) as usize;
                 let (chunk, first) = (&self.states[index / CHUNK], index % CHUNK * (WORDS + 1));
-                prefetch(chunk, first);
-                prefetch(chunk, first + WORDS);
+                prefetch(chunk, first, Cache::First);
+                prefetch(chunk, first + WORDS, Cache::First);
                 return;
             }
             at = (at + 1) & mask;
@@ -259,7 +259,7 @@ impl Part {
             let indices = first..self.len().min(first + TOGETHER);
             for (kept, index) in hashes.iter_mut().zip(indices.clone()) {
                 *kept = hash(&self.state(index)[..WORDS]);
-                prefetch(&slots, *kept as usize & mask);
+                prefetch(&slots, *kept as usize & mask, Cache::First);
             }
             for (&hash, index) in hashes.iter().zip(indices) {
                 let mut at = hash as usize & mask;

@@ -5,7 +5,7 @@
 
 use super::diary::{Coming, Diary, STEPS};
 use super::tournament::{Group, Tournament, WIDTH};
-use crate::memory::prefetch;
+use crate::memory::{Cache, prefetch};
 use std::collections::VecDeque;
 
 /// Never. Later times there are, for sums.
@@ -13,7 +13,7 @@ pub(super) const NEVER: u64 = u64::MAX / 2;
 
 /// Actors that a tournament is for: the memory of so many pCPUs and their guests fits into a large processor's caches, and
 /// to keep more of them in order costs more than it spares.
-const FITS: usize = 8192;
+const FITS: usize = 2048;
 /// So many arrivals at a time are many.
 const MANY: usize = 8;
 
@@ -258,16 +258,16 @@ impl Calendar {
 
     /// Asks for the memory that says whether an interrupt arrives at a pCPU.
     #[inline]
-    pub(super) fn ask_for_expected(&self, pcpu: u32) {
-        prefetch(&self.expected, pcpu as usize);
+    pub(super) fn ask_for_expected(&self, pcpu: u32, cache: Cache) {
+        prefetch(&self.expected, pcpu as usize, cache);
     }
 
     /// Asks for the memory that an interrupt to a pCPU uses, when it is sent and when it arrives.
     #[inline]
-    pub(super) fn ask_for(&self, pcpu: u32) {
-        self.ask_for_expected(pcpu);
+    pub(super) fn ask_for(&self, pcpu: u32, cache: Cache) {
+        self.ask_for_expected(pcpu, cache);
         if let Turns::Many(turns) = &self.turns {
-            turns.ask_for(pcpu);
+            turns.ask_for(pcpu, cache);
         }
     }
 

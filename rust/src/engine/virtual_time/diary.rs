@@ -6,7 +6,7 @@
 use super::calendar::{NEVER, Place};
 use super::marks::Marks;
 use super::simulation::NOBODY;
-use crate::memory::prefetch;
+use crate::memory::{Cache, prefetch};
 use std::collections::BTreeSet;
 
 /// Cycles that have a page each.
@@ -117,8 +117,8 @@ impl Diary {
 
     /// Asks for the memory that says when an actor acts.
     #[inline]
-    pub(super) fn ask_for(&self, actor: u32) {
-        prefetch(&self.times, actor as usize);
+    pub(super) fn ask_for(&self, actor: u32, cache: Cache) {
+        prefetch(&self.times, actor as usize, cache);
     }
 
     /// Who act when so many `others` in order have, for each step; once for each of those in order that has gone, until there

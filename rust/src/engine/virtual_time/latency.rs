@@ -1,7 +1,7 @@
 //! How long interrupts take, from the write that sends them to their delivery through the guest's IDT.
 
 use super::simulation::Whereabouts;
-use crate::memory::prefetch;
+use crate::memory::{Cache, prefetch};
 use hdrhistogram::Histogram;
 
 /// Significant decimal digits that a histogram keeps.
@@ -116,10 +116,10 @@ impl Stopwatch {
         self.sent.get_mut(usize::from(vector) * self.slots + slot as usize)
     }
 
-    /// Asks for the memory that sending or delivering an interrupt uses.
+    /// Asks for the memory that sending or delivering an interrupt uses, for later.
     #[inline]
     pub(super) fn ask_for(&self, slot: u32, vector: u8) {
-        prefetch(&self.sent, usize::from(vector) * self.slots + slot as usize);
+        prefetch(&self.sent, usize::from(vector) * self.slots + slot as usize, Cache::Second);
     }
 
     /// An interrupt is sent. One that joins another that is still pending has no latency of its own.

@@ -9,7 +9,7 @@ use crate::engine::machine::{Runner, What};
 use crate::hypervisor::{
     Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, host_interrupt, set_inhibit,
 };
-use crate::memory::{Line, prefetch, prefetch_lines};
+use crate::memory::{Cache, Line, prefetch, prefetch_lines};
 use crate::processor::pid_table::Recent;
 use crate::processor::{LocalApic, Pages, local_apic};
 use rand_xoshiro::rand_core::Rng;
@@ -170,26 +170,26 @@ impl<'m> Pcpu<'m> {
         matches!(self.phase.get(), Phase::Idle)
     }
 
-    /// Asks for the memory that a turn leads to in which its guest does what its program says next.
+    /// Asks for the memory that a turn leads to in which its guest does what its program says next, for later.
     pub(super) fn read_ahead_of_act(&self) {
         if let Some(pages) = self.pages.get() {
             pages.read_ahead_of_icr();
         }
-        self.look_at_runner(|runner| prefetch_lines(runner, Runner::ACTS));
+        self.look_at_runner(|runner| prefetch_lines(runner, Runner::ACTS, Cache::Second));
     }
 
     /// Asks for the memory that a turn leads to in which it takes an interrupt.
     pub(super) fn read_ahead(&self) {
-        prefetch(self.requests, 0);
-        self.read_ahead_of_guest();
+        prefetch(self.requests, 0, Cache::First);
+        self.read_ahead_of_guest(Cache::First);
     }
 
     /// The same, but for the requests of its local APIC.
-    pub(super) fn read_ahead_of_guest(&self) {
+    pub(super) fn read_ahead_of_guest(&self, cache: Cache) {
         if let Some(pages) = self.pages.get() {
-            pages.read_ahead();
+            pages.read_ahead(cache);
         }
-        self.look_at_runner(|runner| prefetch_lines(runner, Runner::INTERRUPTS));
+        self.look_at_runner(|runner| prefetch_lines(runner, Runner::INTERRUPTS, cache));
     }
 }
 

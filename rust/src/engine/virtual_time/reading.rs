@@ -7,7 +7,7 @@ use super::diary::{Coming, STEPS};
 use super::pcpu::Pcpu;
 use super::simulation::{Simulation, Whereabouts};
 use crate::engine::machine::Runner;
-use crate::memory::{prefetch, prefetch_lines};
+use crate::memory::{Cache, prefetch, prefetch_lines};
 use std::cell::Cell;
 
 /// So many arrivals before it is used the memory of a pCPU is asked for, and that of its guest.
@@ -40,21 +40,21 @@ impl Simulation<'_, '_> {
                 self.read_ahead_in_order(coming);
             }
         } else if let Some(at) = self.pcpus.get(next as usize) {
-            prefetch_lines(at, Pcpu::INTERRUPTS);
+            prefetch_lines(at, Pcpu::INTERRUPTS, Cache::First);
         }
     }
 
     /// With registers of its own.
     #[inline(never)]
     fn read_ahead_in_order(&mut self, Coming { turn, actors: [first, second, third, fourth] }: Coming) {
-        self.calendar.ask_for(first);
+        self.calendar.ask_for(first, Cache::Second);
         if let Some(at) = self.pcpus.get(first as usize) {
-            prefetch_lines(at, Pcpu::ACTS);
+            prefetch_lines(at, Pcpu::ACTS, Cache::Second);
         }
         if let Some(at) = self.pcpus.get(second as usize) {
             if at.attention.get() {
-                prefetch_lines(at, Pcpu::INTERRUPTS);
-                at.read_ahead_of_guest();
+                prefetch_lines(at, Pcpu::INTERRUPTS, Cache::Second);
+                at.read_ahead_of_guest(Cache::Second);
             } else {
                 at.read_ahead_of_act();
             }
@@ -62,7 +62,7 @@ impl Simulation<'_, '_> {
         if let Some(at) = self.pcpus.get(third as usize) {
             let attention = at.attention.get();
             if attention {
-                prefetch(at.requests, 0);
+                prefetch(at.requests, 0, Cache::Second);
             }
             let aim = at.look_at_runner(|runner| {
                 self.account.ask_for_traffic(runner.task.slot);
@@ -93,9 +93,9 @@ impl Simulation<'_, '_> {
     pub(super) fn read_ahead_of_arrivals(&self) {
         let [pcpu, guest] = ARRIVALS;
         if let Some((pcpu, _)) = self.calendar.arrival_after(pcpu) {
-            self.calendar.ask_for(pcpu);
+            self.calendar.ask_for(pcpu, Cache::First);
             if let Some(at) = self.pcpus.get(pcpu as usize) {
-                prefetch_lines(at, Pcpu::INTERRUPTS);
+                prefetch_lines(at, Pcpu::INTERRUPTS, Cache::First);
             }
         }
         if let Some((pcpu, of_many)) = self.calendar.arrival_after(guest)
@@ -103,7 +103,7 @@ impl Simulation<'_, '_> {
         {
             if of_many && self.calendar.is_in_order() {
                 // Their turns come when all have arrived.
-                prefetch(at.requests, 0);
+                prefetch(at.requests, 0, Cache::First);
             } else {
                 at.read_ahead();
             }
@@ -118,7 +118,7 @@ impl Simulation<'_, '_> {
         let (target, vector) = runner.cursor.sends_to(&vm.guest.code, me, vcpus)?;
         let slot = vm.first_slot + target;
         runner.task.vcpu.vp().ask_for_entry(self.memory, target);
-        prefetch(&self.whereabouts, slot as usize);
+        prefetch(&self.whereabouts, slot as usize, Cache::Second);
         self.stopwatch.ask_for(slot, vector);
         self.account.ask_for(slot, vector);
         Some(Aim { pcpu, target, slot })
@@ -129,7 +129,7 @@ impl Simulation<'_, '_> {
     fn ask_for_descriptor(&self, aim: Aim, runner: &Runner) {
         runner.task.vcpu.vp().ask_for_descriptor(self.memory, aim.target);
         if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get(aim.slot as usize) {
-            self.calendar.ask_for_expected(pcpu);
+            self.calendar.ask_for_expected(pcpu, Cache::Second);
         }
     }
 }
