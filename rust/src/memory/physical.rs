@@ -187,10 +187,8 @@ impl<W: Word> PhysicalMemory<W> {
     /// Asks for the line that holds `address`, and what says what it is, for later.
     #[inline]
     pub fn ask_for(&self, address: u64) {
-        if let Some(index) = self.index(address) {
-            prefetch(&self.words, index, Cache::Second);
-            prefetch(&self.kinds, (address / LINE_BYTES) as usize, Cache::Second);
-        }
+        prefetch(&self.words, self.base.wrapping_add((address / WORD_BYTES) as usize), Cache::Second);
+        prefetch(&self.kinds, (address / LINE_BYTES) as usize, Cache::Second);
     }
 
     /// How many pieces have been taken back. While it stays as it was before a [`descriptor`](Self::descriptor) or a

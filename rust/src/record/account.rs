@@ -5,6 +5,7 @@ use super::ledger::{Notifications, ViolationRecord};
 use crate::arch::{Clause, Exit};
 use crate::memory::{Cache, prefetch};
 use crate::processor::{Harvest, Notice, Outcome, Posted};
+use bytemuck::Zeroable;
 use rustc_hash::FxHashMap;
 
 /// Violations of one thread that are kept word for word; the rest are counted.
@@ -63,8 +64,11 @@ pub struct Traffic {
 }
 
 /// What one pCPU saw. Nobody else touches it.
+///
+/// `T` is what an engine keeps of a vCPU's interrupts of one vector while they are pending. It stands with their balance: who
+/// looks at one looks at both.
 #[derive(Clone, Debug, Default)]
-pub struct Account {
+pub struct Account<T = ()> {
     /// Interrupts.
     pub counts: Counts,
     /// Notifications.
@@ -79,15 +83,15 @@ pub struct Account {
     pub violations: Vec<ViolationRecord>,
     /// Violations beyond those.
     pub more_violations: u64,
-    /// For each vector and vCPU: posted less delivered, coalesced and discarded, as this pCPU saw it. A guest uses a few of
-    /// the vectors: what large VMs touch stands together, by vector.
-    balance: Vec<i32>,
+    /// For each vector and vCPU: posted less delivered, coalesced and discarded, as this pCPU saw it, and what is kept. A guest
+    /// uses a few of the vectors: what large VMs touch stands together, by vector.
+    balance: Vec<(i32, T)>,
     slots: usize,
     /// For each vCPU.
     traffic: Vec<Traffic>,
 }
 
-impl Account {
+impl<T: Zeroable> Account<T> {
     /// Empty books for `slots` vCPUs. Memory is touched where something happens.
     #[must_use]
     pub fn new(slots: usize) -> Self {
@@ -99,57 +103,59 @@ impl Account {
             faults: FxHashMap::default(),
             violations: Vec::new(),
             more_violations: 0,
-            balance: vec![0; slots * VECTORS],
+            balance: bytemuck::zeroed_vec(slots * VECTORS),
             slots,
             traffic: vec![Traffic::default(); slots],
         }
     }
+}
 
+impl<T> Account<T> {
     #[inline]
-    fn change(&mut self, slot: u32, vector: u8, by: i32) {
-        if let Some(balance) = self.balance.get_mut(usize::from(vector) * self.slots + slot as usize) {
-            *balance = balance.wrapping_add(by);
-        }
+    fn change(&mut self, slot: u32, vector: u8, by: i32) -> Option<&mut T> {
+        let (balance, kept) = self.balance.get_mut(usize::from(vector) * self.slots + slot as usize)?;
+        *balance = balance.wrapping_add(by);
+        Some(kept)
     }
 
-    /// Asks for the memory of what a vCPU sent and was delivered, for later.
-    #[inline]
-    pub fn ask_for_traffic(&self, slot: u32) {
-        prefetch(&self.traffic, slot as usize, Cache::Second);
+    /// What is kept of a vCPU's interrupts of a vector, or none if there is no such vCPU.
+    pub fn kept(&mut self, slot: u32, vector: u8) -> Option<&mut T> {
+        self.change(slot, vector, 0)
     }
 
-    /// Asks for the memory of a vCPU's balance of a vector, for later.
+    /// Asks for the memory of a vCPU's balance of a vector and what is kept there, for later.
     #[inline]
     pub fn ask_for(&self, slot: u32, vector: u8) {
         prefetch(&self.balance, usize::from(vector) * self.slots + slot as usize, Cache::Second);
     }
 
-    /// An IPI that the vCPU in slot `from` sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted
-    /// for.
+    /// An IPI that a vCPU sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted for.
     #[inline]
-    pub fn sent(&mut self, outcome: &Outcome, from: u32, to: u32) {
+    pub fn sent(&mut self, outcome: &Outcome, to: u32) {
         match *outcome {
-            Outcome::Posted(posted) => return self.virtualized(from, to, posted),
-            Outcome::SelfIpi { vector, coalesced } => self.posted(to, vector, coalesced),
+            Outcome::Posted(posted) => {
+                self.virtualized(to, posted);
+                return;
+            }
+            Outcome::SelfIpi { vector, coalesced } => {
+                self.posted(to, vector, coalesced);
+            }
             _ => {}
         }
-        self.met(from, Fate::of(outcome).0);
+        self.met(Fate::of(outcome).0);
     }
 
-    /// An IPI that IPI virtualization posted.
+    /// An IPI that IPI virtualization posted. Returns what is kept of the vCPU's interrupts of that vector.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "what was posted stays in registers")]
-    pub fn virtualized(&mut self, from: u32, to: u32, posted: Posted) {
-        self.met(from, Fate::Virtualized);
-        self.posted(to, posted.vector, posted.coalesced);
+    pub fn virtualized(&mut self, to: u32, posted: Posted) -> Option<&mut T> {
+        self.met(Fate::Virtualized);
         self.noticed(posted.notice);
+        self.posted(to, posted.vector, posted.coalesced)
     }
 
     #[inline]
-    fn met(&mut self, from: u32, fate: Fate) {
-        if let Some(traffic) = self.traffic.get_mut(from as usize) {
-            traffic.sent += 1;
-        }
+    fn met(&mut self, fate: Fate) {
         self.counts.fates[usize::from(fate.code()) % Fate::ALL.len()] += 1;
     }
 
@@ -163,14 +169,11 @@ impl Account {
         }
     }
 
-    /// An interrupt was posted.
+    /// An interrupt was posted. Returns what is kept of the vCPU's interrupts of that vector.
     #[inline]
-    pub fn posted(&mut self, to: u32, vector: u8, coalesced: bool) {
-        if coalesced {
-            self.counts.coalesced += 1;
-        } else {
-            self.change(to, vector, 1);
-        }
+    pub fn posted(&mut self, to: u32, vector: u8, coalesced: bool) -> Option<&mut T> {
+        self.counts.coalesced += u64::from(coalesced);
+        self.change(to, vector, i32::from(!coalesced))
     }
 
     /// PIR moved to VIRR, which had the vectors of `merged` already.
@@ -181,14 +184,11 @@ impl Account {
         }
     }
 
-    /// An interrupt was delivered, for later.
+    /// An interrupt was delivered. Returns what is kept of the vCPU's interrupts of that vector.
     #[inline]
-    pub fn delivered(&mut self, slot: u32, vector: u8) {
+    pub fn delivered(&mut self, slot: u32, vector: u8) -> Option<&mut T> {
         self.counts.delivered += 1;
-        if let Some(traffic) = self.traffic.get_mut(slot as usize) {
-            traffic.delivered += 1;
-        }
-        self.change(slot, vector, -1);
+        self.change(slot, vector, -1)
     }
 
     /// Pending interrupts are gone.
@@ -223,8 +223,8 @@ impl Account {
         }
     }
 
-    /// Adds what another pCPU saw.
-    pub fn absorb(&mut self, other: &Self) {
+    /// Adds what another pCPU saw, but not what it keeps.
+    pub fn absorb<U>(&mut self, other: &Account<U>) {
         for (mine, theirs) in self.counts.fates.iter_mut().zip(other.counts.fates) {
             *mine += theirs;
         }
@@ -258,7 +258,7 @@ impl Account {
         }
         self.violations.extend(other.violations.iter().cloned());
         self.more_violations += other.more_violations;
-        for (mine, theirs) in self.balance.iter_mut().zip(&other.balance) {
+        for ((mine, _), (theirs, _)) in self.balance.iter_mut().zip(&other.balance) {
             if *theirs != 0 {
                 *mine = mine.wrapping_add(*theirs);
             }
@@ -266,6 +266,20 @@ impl Account {
         for (mine, theirs) in self.traffic.iter_mut().zip(&other.traffic) {
             mine.sent += theirs.sent;
             mine.delivered += theirs.delivered;
+        }
+    }
+
+    /// The IPIs that all vCPUs sent on this pCPU, and the interrupts that were delivered there.
+    #[must_use]
+    pub fn so_far(&self) -> Traffic {
+        Traffic { sent: self.counts.fates.iter().sum(), delivered: self.counts.delivered }
+    }
+
+    /// A vCPU was in its guest, and sent so many IPIs and was delivered so many interrupts.
+    pub fn ran(&mut self, slot: u32, Traffic { sent, delivered }: Traffic) {
+        if let Some(traffic) = self.traffic.get_mut(slot as usize) {
+            traffic.sent += sent;
+            traffic.delivered += delivered;
         }
     }
 
@@ -293,7 +307,8 @@ impl Account {
             self.remove(slot, words);
         }
         let balances = self.balance.iter().skip(slot as usize).step_by(self.slots.max(1));
-        let wrong = (0u8..=255).zip(balances).filter(|&(_, &balance)| balance != 0).map(|(v, &b)| (v, b)).collect();
+        let balances = balances.map(|&(balance, _)| balance);
+        let wrong = (0u8..=255).zip(balances).filter(|&(_, balance)| balance != 0).collect();
         (pending, wrong)
     }
 }
@@ -304,8 +319,8 @@ mod tests {
 
     #[test]
     fn what_is_posted_is_delivered_merged_discarded_or_pending() {
-        let mut one = Account::new(2);
-        let mut other = Account::new(2);
+        let mut one = Account::<u64>::new(2);
+        let mut other = Account::<u64>::new(2);
         for vector in [0x31, 0x32, 0x33, 0x34] {
             one.posted(1, vector, false);
         }
@@ -321,13 +336,16 @@ mod tests {
 
     #[test]
     fn each_vcpu_has_its_own_traffic() {
-        let (mut one, mut other) = (Account::new(3), Account::new(3));
-        one.sent(&Outcome::SelfIpi { vector: 0x31, coalesced: false }, 1, 1);
-        one.sent(&Outcome::SelfIpi { vector: 0x31, coalesced: true }, 1, 1);
-        other.delivered(1, 0x31);
-        other.delivered(2, 0x32);
-        one.absorb(&other);
+        let (mut one, mut other) = (Account::<()>::new(3), Account::<()>::new(3));
         let traffic = |sent, delivered| Traffic { sent, delivered };
+        one.sent(&Outcome::SelfIpi { vector: 0x31, coalesced: false }, 1);
+        one.sent(&Outcome::SelfIpi { vector: 0x31, coalesced: true }, 1);
+        other.delivered(1, 0x31);
+        assert_eq!((one.so_far(), other.so_far()), (traffic(2, 0), traffic(0, 1)));
+        one.ran(1, traffic(2, 0));
+        other.ran(1, traffic(0, 1));
+        other.ran(2, traffic(0, 1));
+        one.absorb(&other);
         assert_eq!(one.traffic(1, 2), [traffic(2, 1), traffic(0, 1)]);
     }
 }

@@ -186,9 +186,9 @@ fn imbalance<'m>(of: &impl Directory<'m>, runner: &Runner, vector: u8, balance: 
 /// Takes what is still pending off the books of every vCPU. Returns how much that is, and what is wrong: a vCPU that
 /// sleeps for ever where `complete` says that nothing is under way, books that do not balance where `whole` says that all
 /// of them are there.
-pub(in crate::engine) fn settle<'m>(
+pub(in crate::engine) fn settle<'m, T>(
     of: &impl Directory<'m>,
-    account: &mut Account,
+    account: &mut Account<T>,
     runners: &[impl Borrow<Runner>],
     complete: bool,
     whole: bool,

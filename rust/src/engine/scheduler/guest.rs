@@ -236,7 +236,7 @@ impl Pcpu<'_, '_> {
         } else if let Outcome::Exit(_) = outcome {
             trail.note(What::Exited, icr.low.vector(), 0);
         }
-        self.account.sent(&outcome, slot, to);
+        self.account.sent(&outcome, to);
         self.written(outcome, instruction, slot)
     }
 

@@ -12,7 +12,7 @@ use crate::hypervisor::{
 };
 use crate::memory::PhysicalMemory;
 use crate::processor::LocalApic;
-use crate::record::Account;
+use crate::record::{Account, Traffic};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use std::sync::MutexGuard;
@@ -330,7 +330,11 @@ impl<'s, 'm> Pcpu<'s, 'm> {
         if self.shared.chaos().toggle_apicv && self.chance(TOGGLE) {
             self.toggle_apicv(runner.task.vm);
         }
+        let before = self.account.so_far();
         let left = self.guest(runner, inject, nmi);
+        let Traffic { sent, delivered } = self.account.so_far();
+        let traffic = Traffic { sent: sent - before.sent, delivered: delivered - before.delivered };
+        self.account.ran(runner.task.slot, traffic);
         runner.task.after_exit(self);
         match left {
             Left::Exit { exit, acknowledged, instruction } => {

@@ -1,6 +1,6 @@
 //! What a guest's acts do, and what they cost.
 
-use super::latency::Class;
+use super::latency::{Class, begin};
 use super::pcpu::Pcpu;
 use super::simulation::{Memory, Simulation, VmState, Whereabouts, next_round};
 use crate::arch::apic_base::ApicBase;
@@ -327,13 +327,15 @@ impl<'m> Simulation<'m, '_> {
                 self.notified_nobody(slot, due.destination);
             }
         }
+        self.has_sent(seat.at, slot);
         seat.progress.trail.note(What::Posted, posted.vector, to);
         self.log_event(written_at, slot, What::Posted, posted.vector, to);
-        self.stopwatch.sent(to, posted.vector, Class::met(met), written_at);
+        if let Some(sent) = self.account.virtualized(to, posted) {
+            begin(sent, Class::met(met), written_at);
+        }
         if let Some(Whereabouts::Polls(pcpu)) = met {
             self.poller_looks(pcpu);
         }
-        self.account.virtualized(slot, to, posted);
     }
 
     #[cold]
@@ -352,7 +354,9 @@ impl<'m> Simulation<'m, '_> {
             Outcome::SelfIpi { vector, .. } => {
                 self.spent.sending += self.now - written_at;
                 self.log_event(written_at, slot, What::SelfIpi, vector, slot);
-                self.stopwatch.sent(slot, vector, Class::OwnIpi, written_at);
+                if let Some(sent) = self.account.kept(slot, vector) {
+                    begin(sent, Class::OwnIpi, written_at);
+                }
             }
             Outcome::Exit(_) => {
                 at.sending.set(Some(written_at));
@@ -362,7 +366,8 @@ impl<'m> Simulation<'m, '_> {
             Outcome::Fault(_) => self.log_event(written_at, slot, What::Faulted, vector, 0),
             _ => {}
         }
-        self.account.sent(&unusual.outcome, slot, slot);
+        self.has_sent(at, slot);
+        self.account.sent(&unusual.outcome, slot);
         self.came_of(unusual)
     }
 

@@ -14,7 +14,11 @@ impl Simulation<'_, '_> {
     pub(super) fn close(mut self, end: &End) -> VirtualRun {
         let mut runners: Vec<&mut Runner> = Vec::new();
         for pcpu in self.pcpus {
-            runners.extend(pcpu.runner.take().into_iter().chain(pcpu.queue.take()));
+            let runner = pcpu.runner.take();
+            if let Some(runner) = &runner {
+                self.enter_traffic(pcpu, runner.task.slot);
+            }
+            runners.extend(runner.into_iter().chain(pcpu.queue.take()));
         }
         runners.extend(self.beds.iter_mut().filter_map(Option::take));
         runners.sort_by_key(|runner| runner.task.slot);
@@ -32,9 +36,12 @@ impl Simulation<'_, '_> {
         }
         // Where nothing ends, the run is over when it is told so, or when nothing is left to do.
         let cycles = if self.finished_at > 0 { self.finished_at } else { self.now };
+        // What the engine kept beside the balances has come to latencies.
+        let mut sums = Account::default();
+        sums.absorb(&account);
         let machine = MachineRun {
             vms: self.vm_results(&account),
-            account,
+            account: sums,
             pending,
             unfinished: self.unfinished,
             violations,
@@ -46,7 +53,7 @@ impl Simulation<'_, '_> {
         VirtualRun { machine, cycles, latencies, log: self.log, spent: self.spent, fates }
     }
 
-    fn vm_results(&self, account: &Account) -> Vec<VmResult> {
+    fn vm_results<T>(&self, account: &Account<T>) -> Vec<VmResult> {
         let result = |vm: &super::simulation::VmState<'_>| VmResult {
             vcpus: vm.vcpus.get(),
             table: vm.vm.table_size(),

@@ -55,10 +55,9 @@ impl Simulation<'_, '_> {
             descriptor::post_notification(slot.pid)
         };
         self.account.counts.device_posts += 1;
-        self.account.posted(to, vector, coalesced);
         self.account.noticed(notice);
         self.log_event(self.now, to, What::Device, vector, to);
-        self.posted_for(to, vector, Class::Device, self.now);
+        self.posted_for(to, vector, coalesced, (Class::Device, self.now));
         if let Notice::Due(due) = notice {
             let pcpu = NotificationDestination::from_bits(due.destination).decode(self.config.host_apic);
             if !self.send_interrupt(pcpu, due.vector) {

@@ -2,7 +2,7 @@
 
 use super::acts::{Acting, Seat, Step};
 use super::calendar::NEVER;
-use super::pcpu::{Next, Pcpu, Phase};
+use super::pcpu::{Injected, Next, Pcpu, Phase};
 use super::simulation::Simulation;
 use crate::engine::machine::verdict::Directory;
 use crate::engine::machine::{Runner, What};
@@ -12,7 +12,9 @@ use std::cell::Cell;
 
 impl<'m, 'o> Simulation<'m, 'o> {
     /// VM entry is complete.
-    pub(super) fn entered(&mut self, runner: &mut Runner, inject: Option<u8>, nmi: bool) -> Next {
+    pub(super) fn entered(&mut self, runner: &mut Runner) -> Next {
+        let at = self.at();
+        let Injected { vector: inject, nmi } = at.injected.get();
         let Some(vm) = self.vms.get(runner.task.vm as usize) else { return Next::Broken };
         let code = &vm.guest.code;
         let failure = NonRoot::enter(self.memory, runner.task.vcpu.vp_mut()).err();
@@ -27,12 +29,11 @@ impl<'m, 'o> Simulation<'m, 'o> {
             let state = runner.task.vcpu.vp_mut();
             let interrupts = std::mem::replace(&mut state.interrupt_flag, false);
             runner.cursor.inject(code, vector, interrupts, std::mem::take(&mut runner.progress.computing));
-            self.delivered(runner.task.slot, vector);
+            self.delivered(at, runner.task.slot, vector);
         }
         if let Some(timetable) = &mut self.timetable {
             timetable.entered(runner.task.slot);
         }
-        let at = self.at();
         at.clock.set(self.now);
         at.attention.set(true);
         at.pages.set(pages);
@@ -45,9 +46,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
 
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "its registers are those of the guest's loop")]
-    fn delivered(&mut self, slot: u32, vector: u8) {
-        self.account.delivered(slot, vector);
-        let since = self.stopwatch.delivered(slot, vector, self.now).unwrap_or(self.now);
+    fn delivered(&mut self, at: &Pcpu<'m>, slot: u32, vector: u8) {
+        self.was_delivered(at, slot);
+        let sent = self.account.delivered(slot, vector);
+        let since = sent.and_then(|sent| self.stopwatch.delivered(sent, self.now)).unwrap_or(self.now);
         self.log_event(since, slot, What::Delivered, vector, 0);
     }
 
@@ -79,7 +81,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                     Boundary::Nothing => {}
                     Boundary::Delivered(vector) => {
                         self.spend(self.costs.delivery);
-                        self.delivered(task.slot, vector);
+                        self.delivered(at, task.slot, vector);
                         let interrupts = std::mem::replace(&mut task.vcpu.vp_mut().interrupt_flag, false);
                         cursor.interrupt(&vm.guest.code, vector, interrupts, std::mem::take(&mut progress.computing));
                         progress.trail.note(What::Delivered, vector, 0);

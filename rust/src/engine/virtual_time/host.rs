@@ -7,6 +7,7 @@ use crate::engine::machine::What;
 use crate::engine::machine::verdict::Directory;
 use crate::hypervisor::policy::{Op, Policy};
 use crate::hypervisor::{Event, Host, Poster, Slot, TaskState, Vm};
+use crate::processor::vectors_of;
 use rand_xoshiro::rand_core::Rng;
 use std::cell::Cell;
 
@@ -107,15 +108,18 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
                         (Class::Device, What::Device)
                     }
                 };
-                account.posted(to, vector, coalesced);
                 let written_at = self.pcpus.get(self.current as usize).map_or(self.now, |pcpu| pcpu.written_at.get());
                 self.log_event(written_at, to, what, vector, to);
-                self.posted_for(to, vector, class, written_at);
+                self.posted_for(to, vector, coalesced, (class, written_at));
             }
             Event::Harvested { slot, harvest, merged } => account.harvested(slot, harvest, merged),
             Event::Discarded { slot, vectors } => {
                 account.discarded(slot, vectors);
-                self.stopwatch.discarded(slot, vectors);
+                for vector in vectors_of(vectors) {
+                    if let Some(sent) = account.kept(slot, vector) {
+                        *sent = 0;
+                    }
+                }
             }
             Event::SpuriousNotification => account.notifications.spurious += 1,
             Event::SpuriousWakeup => account.scheduling.spurious_wakeups += 1,

@@ -1,14 +1,12 @@
 //! How long interrupts take, from the write that sends them to their delivery through the guest's IDT.
 
 use super::simulation::Whereabouts;
-use crate::memory::{Cache, prefetch};
 use hdrhistogram::Histogram;
 
 /// Significant decimal digits that a histogram keeps.
 const DIGITS: u8 = 3;
 /// Cycles that a histogram can tell apart from more.
 const MOST: u64 = 1 << 40;
-const VECTORS: usize = 256;
 const CLASS_BITS: u32 = 3;
 
 /// What an interrupt met.
@@ -81,13 +79,20 @@ impl Latencies {
     }
 }
 
-/// Interrupts that were sent and not delivered yet, and how long those took that were.
+/// When the first of a vCPU's interrupts of one vector that are still pending was sent, + 1, and its class; 0 if none is.
+pub(super) type Sent = u64;
+
+/// An interrupt is sent. One that joins another that is still pending has no latency of its own.
+#[inline]
+pub(super) const fn begin(sent: &mut Sent, class: Class, time: u64) {
+    if *sent == 0 {
+        *sent = (time + 1) << CLASS_BITS | class as u64;
+    }
+}
+
+/// How long interrupts took that were delivered.
 #[derive(Debug)]
 pub(super) struct Stopwatch {
-    /// For each vector and vCPU: 1 + when the first that is still pending was sent, and its class. A guest uses a few of
-    /// the vectors: what large VMs touch stands together, by vector.
-    sent: Vec<u64>,
-    slots: usize,
     latencies: Latencies,
     /// Of each class, what is not in the histogram yet.
     repeated: [Repeated; Class::ALL.len()],
@@ -102,40 +107,13 @@ struct Repeated {
 }
 
 impl Stopwatch {
-    pub(super) fn new(slots: usize) -> Result<Self, hdrhistogram::CreationError> {
-        Ok(Self {
-            sent: vec![0; slots * VECTORS],
-            slots,
-            latencies: Latencies::new()?,
-            repeated: [Repeated::default(); Class::ALL.len()],
-        })
-    }
-
-    #[inline]
-    fn place(&mut self, slot: u32, vector: u8) -> Option<&mut u64> {
-        self.sent.get_mut(usize::from(vector) * self.slots + slot as usize)
-    }
-
-    /// Asks for the memory that sending or delivering an interrupt uses, for later.
-    #[inline]
-    pub(super) fn ask_for(&self, slot: u32, vector: u8) {
-        prefetch(&self.sent, usize::from(vector) * self.slots + slot as usize, Cache::Second);
-    }
-
-    /// An interrupt is sent. One that joins another that is still pending has no latency of its own.
-    #[inline]
-    pub(super) fn sent(&mut self, to: u32, vector: u8, class: Class, time: u64) {
-        if let Some(sent) = self.place(to, vector)
-            && *sent == 0
-        {
-            *sent = (time + 1) << CLASS_BITS | class as u64;
-        }
+    pub(super) fn new() -> Result<Self, hdrhistogram::CreationError> {
+        Ok(Self { latencies: Latencies::new()?, repeated: [Repeated::default(); Class::ALL.len()] })
     }
 
     /// It is delivered. Returns when it was sent, if that is known.
     #[inline]
-    pub(super) fn delivered(&mut self, slot: u32, vector: u8, time: u64) -> Option<u64> {
-        let sent = self.place(slot, vector)?;
+    pub(super) fn delivered(&mut self, sent: &mut Sent, time: u64) -> Option<u64> {
         let word = std::mem::take(sent);
         let since = (word >> CLASS_BITS).checked_sub(1)?;
         let class = word as usize & ((1 << CLASS_BITS) - 1);
@@ -159,15 +137,6 @@ impl Stopwatch {
         }
     }
 
-    /// They will not be delivered: the local APIC was reset or disabled.
-    pub(super) fn discarded(&mut self, slot: u32, vectors: [u64; 4]) {
-        for vector in crate::processor::vectors_of(vectors) {
-            if let Some(sent) = self.place(slot, vector) {
-                *sent = 0;
-            }
-        }
-    }
-
     pub(super) fn into_latencies(mut self) -> Latencies {
         for (class, repeated) in self.repeated.into_iter().enumerate() {
             self.record(class, repeated);
@@ -182,14 +151,11 @@ mod tests {
 
     #[test]
     fn the_first_that_is_pending_counts() {
-        let mut watch = Stopwatch::new(2).unwrap();
-        watch.sent(1, 0x41, Class::Running, 0);
-        watch.sent(1, 0x41, Class::Exited, 50);
-        assert_eq!(watch.delivered(1, 0x41, 100), Some(0));
-        assert_eq!(watch.delivered(1, 0x41, 200), None);
-        watch.sent(1, 0x42, Class::Blocked, 7);
-        watch.discarded(1, [0, 1 << 2, 0, 0]);
-        watch.delivered(1, 0x42, 9);
+        let (mut watch, mut sent) = (Stopwatch::new().unwrap(), 0);
+        begin(&mut sent, Class::Running, 0);
+        begin(&mut sent, Class::Exited, 50);
+        assert_eq!(watch.delivered(&mut sent, 100), Some(0));
+        assert_eq!(watch.delivered(&mut sent, 200), None);
         let latencies = watch.into_latencies();
         let counts: Vec<_> = Class::ALL.iter().map(|&class| latencies.of(class).len()).collect();
         assert_eq!(counts, [1, 0, 0, 0, 0, 0]);
@@ -198,12 +164,12 @@ mod tests {
 
     #[test]
     fn the_same_latency_is_recorded_as_often_as_it_comes() {
-        let mut watch = Stopwatch::new(1).unwrap();
+        let (mut watch, mut sent) = (Stopwatch::new().unwrap(), 0);
         for (class, cycles) in
             [(Class::Running, 0), (Class::Running, 5), (Class::Device, 5), (Class::Running, 5), (Class::Running, 9)]
         {
-            watch.sent(0, 0x41, class, 100);
-            assert_eq!(watch.delivered(0, 0x41, 100 + cycles), Some(100));
+            begin(&mut sent, class, 100);
+            assert_eq!(watch.delivered(&mut sent, 100 + cycles), Some(100));
         }
         let latencies = watch.into_latencies();
         let counts =

@@ -12,6 +12,7 @@ use crate::hypervisor::{
 use crate::memory::{Cache, Line, prefetch, prefetch_lines};
 use crate::processor::pid_table::Recent;
 use crate::processor::{LocalApic, Pages, local_apic};
+use crate::record::Traffic;
 use rand_xoshiro::rand_core::Rng;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ use std::ops::Range;
 /// One of so many entries toggles APICv, where chaos does.
 const TOGGLE: u64 = 2000;
 
-/// What a pCPU does next. It is small: most turns ask only whether it is in the guest.
+/// What a pCPU does next, in a byte: most turns ask only whether it is in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// It looks for a vCPU to run.
@@ -29,7 +30,7 @@ pub(super) enum Phase {
     /// In root mode, host interrupts on: the top of `vcpu_run`.
     Root,
     /// VM entry is complete.
-    Enter { inject: Option<u8>, nmi: bool },
+    Enter,
     /// In the guest.
     Guest,
     /// VM exit is complete.
@@ -44,6 +45,13 @@ pub(super) enum Phase {
     CheckBlock,
     /// It sleeps.
     Sleep,
+}
+
+/// What VM entry injects.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Injected {
+    pub(super) vector: Option<u8>,
+    pub(super) nmi: bool,
 }
 
 /// A VM exit, from the guest to its handler.
@@ -70,6 +78,9 @@ pub(super) struct Pcpu<'m> {
     pub(super) slice_end: Cell<u64>,
     /// To whom its guest sent an interrupt last.
     pub(super) sent_to: Cell<u32>,
+    /// IPIs that its guest sent and interrupts that it was delivered, which are not in the books yet.
+    sent: Cell<u32>,
+    delivered: Cell<u32>,
     pub(super) phase: Cell<Phase>,
     /// The local APIC may have something.
     pub(super) attention: Cell<bool>,
@@ -89,6 +100,7 @@ pub(super) struct Pcpu<'m> {
     /// The time slice is over.
     over: Cell<bool>,
     left: Cell<Option<Left>>,
+    pub(super) injected: Cell<Injected>,
     /// When the guest wrote the interrupt command that exited, until it is back in the guest.
     pub(super) sending: Cell<Option<u64>>,
     pub(super) queue: RefCell<VecDeque<&'m mut Runner>>,
@@ -118,6 +130,8 @@ impl<'m> Pcpu<'m> {
             slice_end: Cell::new(0),
             over: Cell::new(false),
             sent_to: Cell::new(0),
+            sent: Cell::new(0),
+            delivered: Cell::new(0),
             spins: Cell::new(false),
             pages: Cell::new(None),
             recent: Cell::new(None),
@@ -127,6 +141,7 @@ impl<'m> Pcpu<'m> {
             sending: Cell::new(None),
             residents: Cell::new(0),
             left: Cell::new(None),
+            injected: Cell::new(Injected { vector: None, nmi: false }),
             polls_until: Cell::new(0),
         }
     }
@@ -350,7 +365,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         match self.at().phase.get() {
             Phase::Guest => Next::Go,
             Phase::Root | Phase::Idle => self.root(runner),
-            Phase::Enter { inject, nmi } => self.enter(runner, inject, nmi),
+            Phase::Enter => self.enter(runner),
             Phase::Exited => self.exited(runner),
             Phase::Handle => self.handle(runner),
             Phase::Poll => self.poll(runner),
@@ -397,7 +412,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         match runner.task.prepare_entry(self) {
             Entry::Enter { inject, nmi } => {
                 self.spend(self.costs.vm_entry);
-                self.go(Phase::Enter { inject, nmi })
+                self.at().injected.set(Injected { vector: inject, nmi });
+                self.go(Phase::Enter)
             }
             Entry::Again | Entry::Block => {
                 self.spend(self.costs.instruction);
@@ -427,17 +443,45 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     /// VM entry is complete: the guest's first instruction is next.
-    fn enter(&mut self, runner: &mut Runner, inject: Option<u8>, nmi: bool) -> Next {
+    fn enter(&mut self, runner: &mut Runner) -> Next {
         self.account.scheduling.entries += 1;
         if self.config.chaos.toggle_apicv && self.chance(TOGGLE) {
             self.toggle_apicv(runner.task.vm);
         }
-        self.entered(runner, inject, nmi)
+        self.entered(runner)
     }
 
     /// VM exit is complete.
+    /// The guest on a pCPU sent an IPI.
+    #[inline]
+    pub(super) fn has_sent(&mut self, at: &Pcpu<'_>, slot: u32) {
+        let sent = at.sent.get() + 1;
+        at.sent.set(sent);
+        if sent == u32::MAX {
+            self.enter_traffic(at, slot);
+        }
+    }
+
+    /// It was delivered an interrupt.
+    #[inline]
+    pub(super) fn was_delivered(&mut self, at: &Pcpu<'_>, slot: u32) {
+        let delivered = at.delivered.get() + 1;
+        at.delivered.set(delivered);
+        if delivered == u32::MAX {
+            self.enter_traffic(at, slot);
+        }
+    }
+
+    /// What the guest on a pCPU sent and was delivered goes into the books.
+    #[inline(never)]
+    pub(super) fn enter_traffic(&mut self, at: &Pcpu<'_>, slot: u32) {
+        let traffic = Traffic { sent: at.sent.take().into(), delivered: at.delivered.take().into() };
+        self.account.ran(slot, traffic);
+    }
+
     fn exited(&mut self, runner: &mut Runner) -> Next {
         let Some(Left { exit, instruction, .. }) = self.at().left.get() else { return Next::Broken };
+        self.enter_traffic(self.at(), runner.task.slot);
         self.account.exit(exit);
         let since = self.now.saturating_sub(u64::from(self.costs.vm_exit));
         self.log_event(since, runner.task.slot, What::Left, 0, u32::from(exit.reason.number()));

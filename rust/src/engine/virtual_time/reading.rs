@@ -65,7 +65,6 @@ impl Simulation<'_, '_> {
                 prefetch(at.requests, 0, Cache::Second);
             }
             let aim = at.look_at_runner(|runner| {
-                self.account.ask_for_traffic(runner.task.slot);
                 // Who takes an interrupt seldom sends one in the same turn.
                 if attention { None } else { self.ask_for_target(third, runner) }
             });
@@ -119,7 +118,6 @@ impl Simulation<'_, '_> {
         let slot = vm.first_slot + target;
         runner.task.vcpu.vp().ask_for_entry(self.memory, target);
         prefetch(&self.whereabouts, slot as usize, Cache::Second);
-        self.stopwatch.ask_for(slot, vector);
         self.account.ask_for(slot, vector);
         Some(Aim { pcpu, target, slot })
     }

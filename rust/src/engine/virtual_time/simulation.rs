@@ -4,7 +4,7 @@ use super::calendar::{Arrival, Calendar, NEVER};
 use super::clock::{Clock, TICK};
 use super::costs::Costs;
 use super::device::DeviceState;
-use super::latency::{Class, Stopwatch};
+use super::latency::{Class, Sent, Stopwatch, begin};
 use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
 use super::reading::Aims;
@@ -78,7 +78,7 @@ pub(super) struct Simulation<'m, 'o> {
     /// pCPUs may be taken from a vCPU though none is in a queue.
     pub(super) contended: bool,
     pub(super) calendar: Calendar,
-    pub(super) account: Account,
+    pub(super) account: Account<Sent>,
     pub(super) stopwatch: Stopwatch,
     pub(super) log: Log,
     pub(super) spent: Spent,
@@ -163,7 +163,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             polls: vec![0; slots],
             calendar,
             account: Account::new(slots),
-            stopwatch: Stopwatch::new(slots).map_err(|_| MachineError::Histogram)?,
+            stopwatch: Stopwatch::new().map_err(|_| MachineError::Histogram)?,
             log: Log::new(log),
             spent: Spent::default(),
             timetable: None,
@@ -397,9 +397,11 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.random.next_u64().is_multiple_of(n)
     }
 
-    /// An interrupt is posted for a vCPU: one that polls for it sees it.
-    pub(super) fn posted_for(&mut self, slot: u32, vector: u8, class: Class, time: u64) {
-        self.stopwatch.sent(slot, vector, class, time);
+    /// An interrupt is posted for a vCPU, of this class and sent then: one that polls for it sees it.
+    pub(super) fn posted_for(&mut self, slot: u32, vector: u8, coalesced: bool, (class, sent): (Class, u64)) {
+        if let Some(first) = self.account.posted(slot, vector, coalesced) {
+            begin(first, class, sent);
+        }
         self.seen_by_poller(slot);
     }
 
