@@ -234,6 +234,12 @@ impl ApicRegister {
         self.0
     }
 
+    /// Whether it stands behind the registers, at offset 400H or above, where the page is memory.
+    #[must_use]
+    pub const fn is_beyond_registers(self) -> bool {
+        self.0 >= 0x400
+    }
+
     /// The 64-bit word of the page that begins with this register.
     #[must_use]
     pub const fn word(self) -> usize {

@@ -353,13 +353,31 @@ impl Machine {
     /// The virtual-APIC page of a vCPU.
     #[must_use]
     pub fn virtual_apic(&self, vcpu: usize) -> Option<VirtualApic<'_, Cell<u64>>> {
-        self.memory.page(self.vcpu(vcpu).vp().vmcs.virtual_apic).map(VirtualApic::new)
+        self.memory.registers(self.vcpu(vcpu).vp().vmcs.virtual_apic).map(VirtualApic::new)
     }
 
     /// A 32-bit register of the virtual-APIC page.
     #[must_use]
     pub fn register(&self, vcpu: usize, register: ApicRegister) -> u32 {
-        self.virtual_apic(vcpu).map_or(0, |apic| apic.get(register))
+        self.word_of(vcpu, register).map_or(0, |word| word.get() as u32)
+    }
+
+    /// Writes one, as the hypervisor does: nothing is evaluated, and the 4 bytes after it keep their value.
+    pub fn set_register(&mut self, vcpu: usize, register: ApicRegister, value: u32) {
+        if let Some(word) = self.word_of(vcpu, register) {
+            word.set(word.get() >> 32 << 32 | u64::from(value));
+        }
+    }
+
+    fn word_of(&self, vcpu: usize, register: ApicRegister) -> Option<&Cell<u64>> {
+        self.memory.word(self.vcpu(vcpu).vp().vmcs.virtual_apic.checked_add(u64::from(register.offset()))?)
+    }
+
+    /// The bytes of the virtual-APIC page.
+    #[must_use]
+    pub fn virtual_apic_page(&self, vcpu: usize) -> Vec<u8> {
+        let page = self.memory.page(self.vcpu(vcpu).vp().vmcs.virtual_apic);
+        page.into_iter().flatten().flat_map(|word| word.get().to_le_bytes()).collect()
     }
 
     /// An entry of the PID-pointer table, or none beyond its end.

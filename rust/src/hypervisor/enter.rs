@@ -77,7 +77,7 @@ impl Task {
             host.note(Event::ApicvChanged { active: self.vcpu.apicv().active });
         }
         if requests.any_of(Requests::ILLEGAL_VECTOR)
-            && let Some(page) = memory.page(self.vcpu.vp().vmcs.virtual_apic)
+            && let Some(page) = memory.registers(self.vcpu.vp().vmcs.virtual_apic)
         {
             let apic = VirtualApic::new(page);
             let status = ErrorStatus::from_bits(apic.get(ApicRegister::ESR)).with_receive_illegal_vector(true);
@@ -115,7 +115,7 @@ impl Task {
     /// What software does where the processor does not deliver: injects, or asks for an exit when the guest can take it.
     fn inject<'m, H: Host<'m>>(&mut self, host: &mut H) -> Option<u8> {
         let vp = self.vcpu.vp();
-        let apic = VirtualApic::new(host.memory().page(vp.vmcs.virtual_apic)?);
+        let apic = VirtualApic::new(host.memory().registers(vp.vmcs.virtual_apic)?);
         let allowed = vp.interrupt_flag && !vp.interrupt_shadow;
         // Also while the local APIC is disabled by software: what is in VIRR is held, and delivered.
         let pending = self.pending_interrupt(host);

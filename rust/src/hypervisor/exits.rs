@@ -79,7 +79,7 @@ impl Task {
             (ExitReason::ApicAccess, Instruction::Write { offset, value }) => {
                 let register = ApicRegister::containing(offset);
                 // Writes of the banks and of other read-only registers change nothing.
-                if let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic)
+                if let Some(page) = host.memory().registers(self.vcpu.vp().vmcs.virtual_apic)
                     && register.writable()
                 {
                     VirtualApic::new(page).set(register, value);
@@ -99,7 +99,7 @@ impl Task {
         if msr == IA32_APIC_BASE {
             return self.write_apic_base(host, value);
         }
-        let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic) else { return Handled::Continue };
+        let Some(page) = host.memory().registers(self.vcpu.vp().vmcs.virtual_apic) else { return Handled::Continue };
         let apic = VirtualApic::new(page);
         if self.vcpu.mode() != ApicMode::X2Apic || !msr::is_x2apic(msr) {
             host.note(Event::Fault(Clause::MsrNotVirtualized));
@@ -164,7 +164,7 @@ impl Task {
 
     /// The guest has written a register; its new value is in the page. (`kvm_lapic_reg_write`)
     fn register_written<'m, H: Host<'m>>(&mut self, host: &mut H, register: ApicRegister) {
-        let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic) else { return };
+        let Some(page) = host.memory().registers(self.vcpu.vp().vmcs.virtual_apic) else { return };
         let apic = VirtualApic::new(page);
         match register {
             ApicRegister::ICR_LOW => {
@@ -216,7 +216,7 @@ impl Task {
         };
         let me = self.slot;
         if message == Message::IllegalVector
-            && let Some(page) = host.memory().page(self.vcpu.vp().vmcs.virtual_apic)
+            && let Some(page) = host.memory().registers(self.vcpu.vp().vmcs.virtual_apic)
         {
             let apic = VirtualApic::new(page);
             let status = ErrorStatus::from_bits(apic.get(ApicRegister::ESR)).with_send_illegal_vector(true);

@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn an_identity_is_what_the_registers_say() {
-        let page: Box<crate::memory::Page<std::cell::Cell<u64>>> =
-            std::cell::Cell::<u64>::zeroed(512).try_into().unwrap();
+        let page: Box<crate::memory::Registers<std::cell::Cell<u64>>> =
+            std::cell::Cell::<u64>::zeroed(128).try_into().unwrap();
         let apic = VirtualApic::new(&page);
         apic.set(ApicRegister::ID, 5 << 24);
         apic.set(ApicRegister::LDR, 0x12 << 24);

@@ -159,7 +159,7 @@ impl<'m, H: Host<'m>> Platform for Routines<'_, 'm, H> {
 
 /// VIRR |= PIR, PIR := 0; then RVI, where the processor delivers. (`vmx_sync_pir_to_irr`)
 fn sync_pir_to_irr<'m, H: Host<'m>>(host: &mut H, task: &mut Task, pid: &Line<H::W>) {
-    let Some(page) = host.memory().page(task.vcpu.vp().vmcs.virtual_apic) else { return };
+    let Some(page) = host.memory().registers(task.vcpu.vp().vmcs.virtual_apic) else { return };
     let apic = VirtualApic::new(page);
     let mut merged = [0; 4];
     let moved = harvest(pid, apic, &mut merged);
@@ -231,7 +231,7 @@ impl Task {
         if self.vcpu.mode() == ApicMode::Disabled {
             return None;
         }
-        let apic = VirtualApic::new(host.memory().page(self.vcpu.vp().vmcs.virtual_apic)?);
+        let apic = VirtualApic::new(host.memory().registers(self.vcpu.vp().vmcs.virtual_apic)?);
         let requested = apic.highest(ApicRegister::IRR)?;
         let served = apic.highest(ApicRegister::ISR).unwrap_or(0);
         let task = apic.get(ApicRegister::TPR) as u8;

@@ -56,7 +56,7 @@ pub(super) fn bench_of(policy: &str, config: &VmConfig) -> (Bench, Vec<Task>) {
     let mut tasks = Vec::new();
     for (number, vcpu) in (0..).zip(vcpus) {
         let vmcs = &vcpu.vp().vmcs;
-        VirtualApic::new(memory.page(vmcs.virtual_apic).unwrap()).set(ApicRegister::SVR, SVR_ENABLED);
+        VirtualApic::new(memory.registers(vmcs.virtual_apic).unwrap()).set(ApicRegister::SVR, SVR_ENABLED);
         vcpu.publish_identity(memory, vm);
         let words = vm.vcpu_words(memory, number).unwrap();
         words.set_pcpu(HERE);
@@ -84,7 +84,7 @@ pub(super) fn bench_of(policy: &str, config: &VmConfig) -> (Bench, Vec<Task>) {
 impl Bench {
     /// A vCPU's virtual-APIC page.
     pub(super) fn apic(&self, task: &Task) -> VirtualApic<'static, W> {
-        VirtualApic::new(self.memory.page(task.vcpu.vp().vmcs.virtual_apic).unwrap())
+        VirtualApic::new(self.memory.registers(task.vcpu.vp().vmcs.virtual_apic).unwrap())
     }
 
     /// A vCPU as others see it.

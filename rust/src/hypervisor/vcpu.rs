@@ -141,7 +141,7 @@ impl Vcpu {
 
     /// Controls, bitmap and ID registers of the mode, then VM entry.
     fn enter_mode<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm, mode: ApicMode) -> Result<(), EntryFailure> {
-        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+        if let Some(page) = memory.registers(self.vp.vmcs.virtual_apic) {
             let apic = VirtualApic::new(page);
             match mode {
                 ApicMode::X2Apic => {
@@ -181,7 +181,7 @@ impl Vcpu {
 
     /// RVI and SVI from VIRR and VISR. (`vmx_hwapic_irr_update`, `vmx_hwapic_isr_update`)
     pub fn update_interrupt_status<W: Word>(&mut self, memory: &PhysicalMemory<W>) {
-        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+        if let Some(page) = memory.registers(self.vp.vmcs.virtual_apic) {
             let apic = VirtualApic::new(page);
             self.vp.vmcs.rvi = apic.highest(ApicRegister::IRR).unwrap_or(0);
             self.vp.vmcs.svi = apic.highest(ApicRegister::ISR).unwrap_or(0);
@@ -190,7 +190,8 @@ impl Vcpu {
 
     /// Tells the others how this local APIC is addressed from now on. (`kvm_recalculate_apic_map`)
     pub fn publish_identity<W: Word>(&self, memory: &PhysicalMemory<W>, vm: &Vm) {
-        if let (Some(page), Some(words)) = (memory.page(self.vp.vmcs.virtual_apic), vm.vcpu_words(memory, self.number))
+        if let (Some(page), Some(words)) =
+            (memory.registers(self.vp.vmcs.virtual_apic), vm.vcpu_words(memory, self.number))
         {
             words.set_identity(ApicIdentity::of(VirtualApic::new(page), self.mode, self.apic_id));
         }
@@ -199,7 +200,7 @@ impl Vcpu {
     /// The interrupts in VIRR, a bit each.
     #[must_use]
     pub fn pending<W: Word>(&self, memory: &PhysicalMemory<W>) -> [u64; 4] {
-        let page = memory.page(self.vp.vmcs.virtual_apic);
+        let page = memory.registers(self.vp.vmcs.virtual_apic);
         page.map_or([0; 4], |page| VirtualApic::new(page).bank(ApicRegister::IRR))
     }
 
@@ -209,7 +210,7 @@ impl Vcpu {
     pub fn init<W: Word>(&mut self, memory: &PhysicalMemory<W>, vm: &Vm) -> Option<[u64; 4]> {
         let lost = self.pending(memory);
         self.reset_apic(memory);
-        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+        if let Some(page) = memory.registers(self.vp.vmcs.virtual_apic) {
             let apic = VirtualApic::new(page);
             match self.mode {
                 ApicMode::X2Apic => {
@@ -228,7 +229,7 @@ impl Vcpu {
     /// The local APIC after a reset, or after it was disabled: the state is lost.
     fn reset_apic<W: Word>(&mut self, memory: &PhysicalMemory<W>) {
         (self.vp.vmcs.rvi, self.vp.vmcs.svi) = (0, 0);
-        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+        if let Some(page) = memory.registers(self.vp.vmcs.virtual_apic) {
             for word in page {
                 if word.load() != 0 {
                     word.store(0);
@@ -240,7 +241,7 @@ impl Vcpu {
 
     /// The registers that are not 0 after a reset.
     fn registers_after_reset<W: Word>(&self, memory: &PhysicalMemory<W>) {
-        if let Some(page) = memory.page(self.vp.vmcs.virtual_apic) {
+        if let Some(page) = memory.registers(self.vp.vmcs.virtual_apic) {
             let apic = VirtualApic::new(page);
             apic.set(ApicRegister::VERSION, VERSION);
             apic.set(ApicRegister::DFR, DFR_FLAT);
@@ -312,7 +313,7 @@ mod tests {
     fn numbers_and_registers_of_a_new_vcpu() {
         let (memory, _, vcpus) = vm(ApicMode::XApic);
         assert!(vcpus.iter().map(Vcpu::vcpu).eq(0..20));
-        let apic = VirtualApic::new(memory.page(vcpus[3].vp().vmcs.virtual_apic).unwrap());
+        let apic = VirtualApic::new(memory.registers(vcpus[3].vp().vmcs.virtual_apic).unwrap());
         let registers = [ApicRegister::VERSION, ApicRegister::DFR, ApicRegister::SVR, ApicRegister::ID];
         assert_eq!(registers.map(|register| apic.get(register)), [VERSION, DFR_FLAT, SVR_AFTER_RESET, 3 << 24]);
     }
@@ -320,7 +321,7 @@ mod tests {
     #[test]
     fn writing_the_same_mode_changes_the_base_alone() {
         let (memory, vm, mut vcpus) = vm(ApicMode::XApic);
-        let apic = VirtualApic::new(memory.page(vcpus[0].vp().vmcs.virtual_apic).unwrap());
+        let apic = VirtualApic::new(memory.registers(vcpus[0].vp().vmcs.virtual_apic).unwrap());
         apic.set(ApicRegister::ICR_HIGH, 5 << 24);
         vcpus[0].vp_mut().vmcs.tpr_threshold = 5;
         let same = vcpus[0].base().with_page(0xFEE01);
@@ -340,7 +341,7 @@ mod tests {
     fn the_interrupt_status_is_read_anew_when_apicv_comes_back() {
         let (memory, vm, mut vcpus) = vm(ApicMode::X2Apic);
         let inhibits = vm.inhibits(&memory).unwrap();
-        let apic = VirtualApic::new(memory.page(vcpus[0].vp().vmcs.virtual_apic).unwrap());
+        let apic = VirtualApic::new(memory.registers(vcpus[0].vp().vmcs.virtual_apic).unwrap());
         apic.set_bit(ApicRegister::IRR, 0x41);
         apic.set_bit(ApicRegister::ISR, 0x31);
         let status = |vcpu: &Vcpu| (vcpu.vp().vmcs.rvi, vcpu.vp().vmcs.svi);

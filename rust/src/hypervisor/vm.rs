@@ -181,12 +181,18 @@ impl VmConfig {
     /// Bytes of physical memory that the VM takes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes_beside_apic_pages() + self.capacity() * PAGE_BYTES
+    }
+
+    /// The same without virtual-APIC pages, of which each vCPU has one.
+    #[must_use]
+    pub fn memory_bytes_beside_apic_pages(&self) -> u64 {
         // What Vm::create and Vm::add_vcpu ask for, rounded up to whole pages with their red lines; page 0, and the way to
         // the first virtual-APIC page.
         let shared = 2 * PAGE_BYTES * 4 + 2 * PAGE_BYTES;
         let table = self.entries() * ENTRY_BYTES + 2 * PAGE_BYTES;
         let words = (self.capacity() + 2) * LINE_BYTES;
-        let vcpu = PAGE_BYTES + 4 * DESCRIPTOR_BYTES;
+        let vcpu = 4 * DESCRIPTOR_BYTES;
         // A vCPU that is added later has its descriptor on a page of its own.
         let spare = vcpu + PAGE_BYTES;
         shared + table + words + self.apic_ids.len() as u64 * vcpu + u64::from(self.spare_vcpus) * spare

@@ -1,5 +1,6 @@
 //! A flat array of words behind physical addresses.
 
+use super::apic_pages::{self, ApicPages, REGISTER_WORDS, Registers};
 use super::owner::{Allocation, LineKind, Owner};
 use super::{Cache, Word, huge_pages, prefetch};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -48,6 +49,8 @@ pub struct PhysicalMemory<W> {
     /// Pieces that were taken back.
     freed: AtomicU64,
     ledger: Mutex<Ledger>,
+    /// Behind all that.
+    apic_pages: ApicPages<W>,
 }
 
 #[derive(Debug)]
@@ -61,17 +64,22 @@ impl<W: Word> PhysicalMemory<W> {
     /// Memory of at least `bytes` bytes in whole pages, all 0. Only what is used costs real memory.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
+        Self::with_apic_pages(bytes, 0)
+    }
+
+    /// The same, and behind it so many virtual-APIC pages of which only the [registers](Self::registers) are kept.
+    #[must_use]
+    pub fn with_apic_pages(bytes: u64, pages: usize) -> Self {
         let lines = (bytes.next_multiple_of(PAGE_BYTES as u64) / LINE_BYTES) as usize;
         let words = W::zeroed(lines * LINE_WORDS + W::SLACK);
         huge_pages::ask_for(&words);
-        // `align_offset` may decline; the base then only costs speed.
-        let base = if W::SLACK == 0 { 0 } else { words.as_ptr().align_offset(PAGE_BYTES).min(W::SLACK) };
         Self {
+            base: page_boundary(&words),
             words,
-            base,
             kinds: bytemuck::allocation::zeroed_slice_box(lines),
             freed: AtomicU64::new(0),
             ledger: Mutex::new(Ledger { allocations: Vec::new(), next: FIRST_ADDRESS }),
+            apic_pages: ApicPages::new(pages),
         }
     }
 
@@ -81,7 +89,7 @@ impl<W: Word> PhysicalMemory<W> {
         pieces.into_iter().fold(FIRST_ADDRESS, |next, (bytes, align)| next_piece(next, bytes, align).1 + LINE_BYTES)
     }
 
-    /// Size in bytes.
+    /// Size in bytes, without the virtual-APIC pages behind it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.kinds.len() as u64 * LINE_BYTES
@@ -95,6 +103,11 @@ impl<W: Word> PhysicalMemory<W> {
     /// # Errors
     /// [`OutOfMemory`] when the array is used up.
     pub fn allocate(&self, owner: Owner, bytes: u64, align: u64) -> Result<u64, OutOfMemory> {
+        if let Owner::VirtualApicPage { .. } = owner
+            && let Some(behind) = self.apic_pages.allocate(owner)
+        {
+            return Ok(self.bytes() + behind);
+        }
         let mut ledger = self.ledger();
         let (address, behind) = next_piece(ledger.next, bytes, align);
         let end = if owner.has_red_zone() { behind + LINE_BYTES } else { behind };
@@ -111,7 +124,8 @@ impl<W: Word> PhysicalMemory<W> {
     }
 
     /// Takes back the piece that begins at `address`: whoever reaches it from now on is in nobody's memory.
-    /// Returns what it was, or none if no piece begins there. The addresses are not handed out again.
+    /// Returns what it was, or none if no piece begins there; virtual-APIC pages behind the others stay. The addresses are not
+    /// handed out again.
     pub fn free(&self, address: u64) -> Option<Allocation> {
         let mut ledger = self.ledger();
         let at = ledger.allocations.binary_search_by_key(&address, |piece| piece.address).ok()?;
@@ -124,6 +138,10 @@ impl<W: Word> PhysicalMemory<W> {
     /// The piece that holds `address`, or none if it is nobody's.
     #[must_use]
     pub fn owner_of(&self, address: u64) -> Option<Allocation> {
+        if let Some(behind) = address.checked_sub(self.bytes()) {
+            let (address, bytes) = (address - behind % apic_pages::PAGE_BYTES, apic_pages::PAGE_BYTES);
+            return self.apic_pages.owner_of(behind).map(|owner| Allocation { address, bytes, owner });
+        }
         let ledger = self.ledger();
         let behind = ledger.allocations.partition_point(|piece| piece.address <= address);
         let piece = ledger.allocations.get(behind.checked_sub(1)?)?;
@@ -160,6 +178,18 @@ impl<W: Word> PhysicalMemory<W> {
     #[must_use]
     pub fn page(&self, address: u64) -> Option<&Page<W>> {
         self.piece(address)
+    }
+
+    /// The registers of the virtual-APIC page at `address`, or none if it is unaligned or outside of the memory.
+    #[must_use]
+    pub fn registers(&self, address: u64) -> Option<&Registers<W>> {
+        if !address.is_multiple_of(apic_pages::PAGE_BYTES) {
+            return None;
+        }
+        match address.checked_sub(self.bytes()) {
+            Some(behind) => self.apic_pages.registers(behind),
+            None => self.words.get(self.index(address)?..)?.first_chunk::<REGISTER_WORDS>(),
+        }
     }
 
     /// The line at `address` if it is a live posted-interrupt descriptor.
@@ -237,6 +267,12 @@ impl<W: Word> PhysicalMemory<W> {
     }
 }
 
+/// Which of the words stands on a page boundary of the machine, in the slack before the first that is used.
+pub(super) fn page_boundary<W: Word>(words: &[W]) -> usize {
+    // `align_offset` may decline; the base then only costs speed.
+    if W::SLACK == 0 { 0 } else { words.as_ptr().align_offset(PAGE_BYTES).min(W::SLACK) }
+}
+
 /// Where a piece goes, and where its lines end.
 fn next_piece(next: u64, bytes: u64, align: u64) -> (u64, u64) {
     let address = next.next_multiple_of(align.max(LINE_BYTES));
@@ -286,6 +322,30 @@ mod tests {
         assert_eq!(second, first + 4096);
         assert_eq!(memory.owner_of(first + 4095).unwrap().owner, Owner::VirtualApicPage { vm: 0, vcpu: 0 });
         assert!(memory.allocate(VCPU, 64, 64).unwrap() >= second + 4096);
+    }
+
+    #[test]
+    fn of_virtual_apic_pages_behind_the_others_registers_are_kept() {
+        let memory = Memory::with_apic_pages(1 << 16, 2);
+        let owner = |vcpu| Owner::VirtualApicPage { vm: 0, vcpu };
+        let page = memory.allocate(owner(0), 4096, 4096).unwrap();
+        let other = memory.allocate(owner(1), 4096, 4096).unwrap();
+        assert_eq!((page, other), (1 << 16, (1 << 16) + 4096));
+        assert_eq!(memory.owner_of(other + 4095), Some(Allocation { address: other, bytes: 4096, owner: owner(1) }));
+        memory.registers(other).unwrap()[127].store_own(7);
+        assert_eq!(
+            (memory.registers(page).unwrap()[127].load_own(), memory.registers(other).unwrap()[127].load_own()),
+            (0, 7)
+        );
+        assert!(memory.registers(page + 64).is_none() && memory.registers(u64::MAX - 4095).is_none());
+        assert!(memory.word(page).is_none() && memory.page(page).is_none() && memory.descriptor(page).is_none());
+        assert!(memory.free(page).is_none());
+        // In flat memory they are the beginning of the page.
+        let flat = Memory::new(1 << 16);
+        let page = flat.allocate(owner(0), 4096, 4096).unwrap();
+        flat.page(page).unwrap()[127].store_own(9);
+        assert_eq!(flat.registers(page).unwrap()[127].load_own(), 9);
+        assert!(flat.registers(1 << 16).is_none());
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl<'p, 'a, W: Word> NonRoot<'p, 'a, W> {
     /// # Errors
     /// The check that failed; the virtual processor has not changed.
     pub fn enter(memory: &'a PhysicalMemory<W>, vp: &'p mut VirtualProcessor) -> Result<Self, EntryFailure> {
-        let page = memory.page(vp.vmcs.virtual_apic);
+        let page = memory.registers(vp.vmcs.virtual_apic);
         let vtpr = page.map_or(0, |page| VirtualApic::new(page).get(ApicRegister::TPR) as u8);
         check(&vp.vmcs, &vp.capabilities, vtpr)?;
         let controls = Controls::of(&vp.vmcs);

@@ -52,7 +52,19 @@ impl<W: Word> NonRoot<'_, '_, W> {
         if !virtualized {
             return Read::NotVirtualized(Clause::MsrNotVirtualized);
         }
-        Read::Value(self.apic.get_64(ApicRegister::containing(msr::page_offset(msr))))
+        let register = ApicRegister::containing(msr::page_offset(msr));
+        Read::Value(if register.is_beyond_registers() {
+            self.beyond_registers(register)
+        } else {
+            self.apic.get_64(register)
+        })
+    }
+
+    /// What stands in the page where no register does: 0 where only registers are kept.
+    #[inline(never)]
+    fn beyond_registers(&self, at: ApicRegister) -> u64 {
+        let address = self.vp.vmcs.virtual_apic.wrapping_add(u64::from(at.offset()));
+        self.memory.word(address).map_or(0, Word::load_own)
     }
 
     /// The MSR bitmap, or its absence, intercepts the access. It is looked at before anything else. (25.6.9)
@@ -207,8 +219,8 @@ mod tests {
     fn reads_come_from_the_page() {
         let mut machine = Machine::new(X2APIC, 1);
         for msr in 0x800..=0x8FF {
-            let apic = machine.guest(0).virtual_apic();
-            apic.set_64(ApicRegister::containing(((msr & 0xFF) << 4) as u16), u64::from(msr) << 32 | 7);
+            let address = machine.vp(0).vmcs.virtual_apic + u64::from((msr & 0xFF) << 4);
+            machine.memory.word(address).unwrap().store(u64::from(msr) << 32 | 7);
             assert_eq!(machine.guest(0).rdmsr(msr), Read::Value(u64::from(msr) << 32 | 7), "{msr:X}H");
         }
         machine.set_controls(0, false, true, true);

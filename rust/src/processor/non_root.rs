@@ -187,10 +187,14 @@ impl<'a, W: Word> Pages<'a, W> {
     }
 
     pub(super) fn with(memory: &'a PhysicalMemory<W>, vmcs: &Vmcs, controls: Controls) -> Result<Self, OutsideMemory> {
-        let page = |what, address| memory.page(address).ok_or(OutsideMemory { what, address });
-        let apic = VirtualApic::new(page("virtual-APIC page", vmcs.virtual_apic)?);
-        let bitmap = if controls.msr_bitmaps { Some(page("MSR bitmap", vmcs.msr_bitmap)?) } else { None };
-        Ok(Self { apic, bitmap, own: memory.descriptor(vmcs.descriptor) })
+        let outside = |what, address| OutsideMemory { what, address };
+        let registers = memory.registers(vmcs.virtual_apic).ok_or(outside("virtual-APIC page", vmcs.virtual_apic))?;
+        let bitmap = if controls.msr_bitmaps {
+            Some(memory.page(vmcs.msr_bitmap).ok_or(outside("MSR bitmap", vmcs.msr_bitmap))?)
+        } else {
+            None
+        };
+        Ok(Self { apic: VirtualApic::new(registers), bitmap, own: memory.descriptor(vmcs.descriptor) })
     }
 }
 

@@ -1,15 +1,16 @@
 //! The virtual-APIC page: the local APIC's registers as the guest sees them.
 //!
-//! SDM vol. 3C, "Virtual-APIC Registers" 30.1.1. The page belongs to the processor that runs the vCPU; nobody else
+//! SDM vol. 3C, "Virtual-APIC Registers" 30.1.1. They are in the first KiB of the page; the rest of it is memory like any
+//! other, of which this model reads nothing but what RDMSR of an MSR above 83FH asks for. The page belongs to the processor that runs the vCPU; nobody else
 //! writes it, so plain loads and stores do, ordered with nothing.
 
 use crate::arch::vector::{highest_in_bank, highest_in_word};
 use crate::arch::{ApicRegister, Icr, VectorBit};
-use crate::memory::{Cache, Page, Word, prefetch};
+use crate::memory::{Cache, Registers, Word, prefetch};
 
-/// View of a virtual-APIC page.
+/// View of the registers of a virtual-APIC page.
 #[derive(Debug)]
-pub struct VirtualApic<'a, W>(&'a Page<W>);
+pub struct VirtualApic<'a, W>(&'a Registers<W>);
 
 impl<W> Clone for VirtualApic<'_, W> {
     fn clone(&self) -> Self {
@@ -23,15 +24,16 @@ impl<W> Copy for VirtualApic<'_, W> {}
 const REGISTER: u64 = 0xFFFF_FFFF;
 
 impl<'a, W: Word> VirtualApic<'a, W> {
-    /// Views `page`.
+    /// Views `registers`.
     #[must_use]
-    pub const fn new(page: &'a Page<W>) -> Self {
-        Self(page)
+    pub const fn new(registers: &'a Registers<W>) -> Self {
+        Self(registers)
     }
 
     #[inline]
     fn word(self, register: ApicRegister) -> &'a W {
-        // A register's offset is below 1000H by construction; the mask keeps the bounds check out of the way.
+        // Who has an offset of 400H or more does not ask here; the mask keeps the bounds check out of the way.
+        debug_assert!(register.word() < self.0.len(), "no register");
         &self.0[register.word() % self.0.len()]
     }
 
@@ -155,12 +157,6 @@ impl<'a, W: Word> VirtualApic<'a, W> {
         std::array::from_fn(|i| u64::from(self.get(bank.nth(2 * i + 1))) << 32 | u64::from(self.get(bank.nth(2 * i))))
     }
 
-    /// The bytes of the page.
-    #[must_use]
-    pub fn bytes(self) -> Vec<u8> {
-        self.0.iter().flat_map(|word| word.load_own().to_le_bytes()).collect()
-    }
-
     /// The vectors of a bank, lowest first.
     #[must_use]
     pub fn vectors(self, bank: ApicRegister) -> Vec<u8> {
@@ -195,22 +191,21 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    fn page() -> Box<Page<Cell<u64>>> {
-        Cell::<u64>::zeroed(512).try_into().unwrap()
+    fn page() -> Box<Registers<Cell<u64>>> {
+        Cell::<u64>::zeroed(128).try_into().unwrap()
     }
 
     #[test]
-    fn a_vectors_bit_and_the_pages_bytes() {
+    fn a_vectors_bit_is_where_the_manual_says() {
         let page = page();
         let apic = VirtualApic::new(&page);
         apic.set_bit(ApicRegister::ISR, 0x41);
         assert!(apic.bit(ApicRegister::ISR, 0x41));
         assert!(!apic.bit(ApicRegister::ISR, 0x42));
         assert!(!apic.bit(ApicRegister::IRR, 0x41));
-        let bytes = apic.bytes();
-        assert_eq!(bytes.len(), 4096);
         // VISR begins at 100H; vector 41H is bit 1 of its third register.
-        assert_eq!(bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).collect::<Vec<_>>(), [(0x120, &2)]);
+        let words: Vec<_> = page.iter().map(Cell::get).enumerate().filter(|&(_, word)| word != 0).collect();
+        assert_eq!(words, [(0x120 / 8, 2)]);
     }
 
     #[test]

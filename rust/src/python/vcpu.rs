@@ -7,7 +7,7 @@ use super::parse::{self, U8, U32, U64};
 use super::vm::SharedMachine;
 use crate::arch::{AccessKind, ApicRegister, Clause, PidControl, VmcsField};
 use crate::measure::clock;
-use crate::processor::{Access, ExternalInterrupt, VirtualApic, Width, vectors_of};
+use crate::processor::{Access, ExternalInterrupt, Width, vectors_of};
 use numpy::{AllowTypeChange, PyArrayLike1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -203,8 +203,7 @@ impl Vcpu {
     /// The 4096 bytes of the virtual-APIC page, a copy. SDM vol. 3C, "Virtual-APIC Registers" 30.1.1.
     #[getter]
     fn virtual_apic_page<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        let bytes = self.machine.lock().virtual_apic(self.index).map(VirtualApic::bytes).unwrap_or_default();
-        PyBytes::new(py, &bytes)
+        PyBytes::new(py, &self.machine.lock().virtual_apic_page(self.index))
     }
 
     /// Makes reads or writes of an MSR exit (True) or pass (False); None leaves them as they are. vCPUs of a VM whose
@@ -342,9 +341,7 @@ impl Vcpu {
     ///     ValueError: No register stands there.
     fn set_register(&self, offset: i128, value: U32) -> PyResult<()> {
         let register = register(offset)?;
-        if let Some(apic) = self.machine.lock().virtual_apic(self.index) {
-            apic.set(register, value.0);
-        }
+        self.machine.lock().set_register(self.index, register, value.0);
         Ok(())
     }
 

@@ -9,13 +9,14 @@ use crate::hypervisor::{MpState, Slot, Task, Vcpu, Vm};
 use crate::memory::{PhysicalMemory, Word};
 use crate::processor::VirtualApic;
 
-/// Bytes of physical memory that a machine takes.
-pub(in crate::engine) fn memory_bytes<W: Word>(config: &MachineConfig) -> u64 {
+/// The physical memory that a machine takes.
+pub(in crate::engine) fn physical_memory<W: Word>(config: &MachineConfig) -> PhysicalMemory<W> {
     let guest = |guest: &Guest| {
         let (signals, calls) = guest_memory_needs(guest);
-        guest.config.memory_bytes() + GuestMemory::<W>::bytes(guest.capacity(), signals, calls)
+        guest.config.memory_bytes_beside_apic_pages() + GuestMemory::<W>::bytes(guest.capacity(), signals, calls)
     };
-    config.guests.iter().map(guest).sum::<u64>() + (u64::from(config.pcpus) + 2) * 256
+    let bytes = config.guests.iter().map(guest).sum::<u64>() + (u64::from(config.pcpus) + 2) * 256;
+    PhysicalMemory::with_apic_pages(bytes, config.slots() as usize)
 }
 
 fn guest_memory_needs(guest: &Guest) -> (u32, bool) {
@@ -56,7 +57,7 @@ pub(in crate::engine) fn boot<'m, W: Word>(
 ) -> Option<(Slot<'m, W>, Runner)> {
     let number = vcpu.vcpu();
     let vmcs = &vcpu.vp().vmcs;
-    if let Some(page) = memory.page(vmcs.virtual_apic) {
+    if let Some(page) = memory.registers(vmcs.virtual_apic) {
         let apic = VirtualApic::new(page);
         apic.set(ApicRegister::SVR, SVR_ENABLED);
         if vcpu.mode() != ApicMode::X2Apic {

@@ -63,7 +63,7 @@ pub(in crate::engine) fn asleep_with_interrupt<'m>(of: &impl Directory<'m>, runn
         return None;
     }
     let (pir, virr) = waiting(of, runner);
-    let apic = VirtualApic::new(of.memory().page(task.vcpu.vp().vmcs.virtual_apic)?);
+    let apic = VirtualApic::new(of.memory().registers(task.vcpu.vp().vmcs.virtual_apic)?);
     let highest = vectors_of(std::array::from_fn(|i| pir[i] | virr[i])).last().copied()?;
     let tpr = vector::class(apic.get(ApicRegister::TPR) as u8);
     let served = apic.highest(ApicRegister::ISR).map_or(0, vector::class);

@@ -2,18 +2,18 @@
 
 use super::monitor::{Monitor, Watch};
 use super::shared::{Memory, PcpuShared, Shared, VmShared};
-use crate::engine::machine::setup::{boot, finite, guest_memory, memory_bytes};
+use crate::engine::machine::setup::{boot, finite, guest_memory, physical_memory};
 use crate::engine::machine::{MachineConfig, MachineError, MachineRun};
 use crate::hypervisor::{Vcpu, Vm};
 use crate::memory::Owner;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Runs a machine.
 ///
 /// # Errors
 /// An impossible VM, or no threads.
 pub fn run(config: &MachineConfig, watch: Watch<'_>) -> Result<MachineRun, MachineError> {
-    let memory = Memory::new(memory_bytes::<AtomicU64>(config));
+    let memory: Memory = physical_memory(config);
     let mut made = Vec::with_capacity(config.guests.len());
     for (vm, guest) in (0..).zip(&config.guests) {
         made.push(Vm::create(&memory, &guest.config).map_err(|error| MachineError::Vm { vm, error })?);

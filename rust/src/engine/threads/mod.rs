@@ -215,7 +215,7 @@ fn left_over(memory: &Memory, ledger: &mut Ledger, pcpu: u32, vcpu: &Vcpu, parti
     let vmcs = &vcpu.vp().vmcs;
     let pir = memory.descriptor(vmcs.descriptor).map(descriptor::requests).unwrap_or_default();
     let virr = memory
-        .page(vmcs.virtual_apic)
+        .registers(vmcs.virtual_apic)
         .map_or([0; 4], |page| crate::processor::VirtualApic::new(page).bank(crate::arch::ApicRegister::IRR));
     let pending: u32 = pir.iter().chain(&virr).map(|word| word.count_ones()).sum();
     if pending > 0 && !partial {

@@ -8,7 +8,7 @@ use super::pcpu::Pcpu;
 use super::simulation::{Memory, Simulation, VmState};
 use super::spinners::Spinners;
 use super::timetable::{Fates, Preemption, Timetable};
-use crate::engine::machine::setup::{guest_memory, memory_bytes};
+use crate::engine::machine::setup::{guest_memory, physical_memory};
 use crate::engine::machine::{MachineConfig, MachineError, MachineRun, Runner};
 use crate::hypervisor::Vm;
 use crate::memory::{Owner, with_huge_pages};
@@ -78,7 +78,7 @@ fn run_by(
     options: Options<'_>,
     timetable: Option<Timetable>,
 ) -> Result<VirtualRun, MachineError> {
-    let memory = Memory::new(memory_bytes::<Cell<u64>>(config));
+    let memory: Memory = physical_memory(config);
     let mut made = Vec::with_capacity(config.guests.len());
     for (vm, guest) in (0..).zip(&config.guests) {
         made.push(Vm::prepare(&memory, &guest.config).map_err(|error| MachineError::Vm { vm, error })?);
