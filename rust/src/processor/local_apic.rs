@@ -102,8 +102,9 @@ const fn floor_above(vector: u8) -> u16 {
     vector::class_floor(vector) as u16 + 16
 }
 
+/// The highest vector whose bit is set.
 #[inline]
-fn highest(words: [u64; PIR_WORDS]) -> Option<u8> {
+pub(super) fn highest(words: [u64; PIR_WORDS]) -> Option<u8> {
     (0..PIR_WORDS).rev().find_map(|i| vector::highest_in_word(i, words[i]))
 }
 

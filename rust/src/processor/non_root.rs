@@ -3,7 +3,7 @@
 use super::outcome::Violation;
 use super::pid_table::{Recent, Remembered};
 use super::vmcs::{Capabilities, Vmcs};
-use super::{VirtualApic, descriptor};
+use super::{VirtualApic, descriptor, local_apic};
 use crate::arch::{ApicRegister, Exit, PidControl};
 use crate::memory::{Cache, Line, Page, PhysicalMemory, Word, prefetch};
 
@@ -179,6 +179,12 @@ impl<'a, W: Word> Pages<'a, W> {
             prefetch(own, 0, cache);
         }
         self.apic.read_ahead(cache);
+    }
+
+    /// The highest vector that is posted now, for who asks ahead for the memory of what is delivered.
+    #[must_use]
+    pub fn highest_posted(&self) -> Option<u8> {
+        local_apic::highest(descriptor::requests(self.own?))
     }
 
     /// Asks for the memory that a write of the ICR uses, for later.

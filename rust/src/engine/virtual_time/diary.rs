@@ -193,6 +193,8 @@ impl Diary {
             self.pages[page] = self.unused;
             self.unused = free.next;
             *free = leaf;
+            // The next one that is begun.
+            prefetch(&self.leaves, self.unused as usize, Cache::Second);
         } else {
             self.pages[page] = self.leaves.len() as u32;
             self.leaves.push(leaf);
@@ -355,7 +357,9 @@ impl Diary {
         while let Some(leaf) = self.leaves.get_mut(last as usize) {
             let next = std::mem::replace(&mut leaf.next, self.unused);
             (self.unused, last) = (last, next);
-            for &actor in leaf.actors.iter().take(leaf.count as usize) {
+            let Leaf { actors, count, .. } = *leaf;
+            prefetch(&self.leaves, last as usize, Cache::First);
+            for &actor in actors.iter().take(count as usize) {
                 if self.times.get(actor as usize) == Some(&time) {
                     self.on_page.mark(actor);
                 }

@@ -61,12 +61,14 @@ impl Simulation<'_, '_> {
         }
         if let Some(at) = self.pcpus.get(third as usize) {
             let attention = at.attention.get();
-            if attention {
-                prefetch(at.requests, 0, Cache::Second);
-            }
             let aim = at.look_at_runner(|runner| {
-                // Who takes an interrupt seldom sends one in the same turn.
-                if attention { None } else { self.ask_for_target(third, runner) }
+                if attention {
+                    // Who takes an interrupt seldom sends one in the same turn.
+                    self.ask_for_delivery(at, runner);
+                    None
+                } else {
+                    self.ask_for_target(third, runner)
+                }
             });
             self.aims[(turn + TURNS[2]) % AIMS].set(aim.flatten());
         }
@@ -106,6 +108,15 @@ impl Simulation<'_, '_> {
             } else {
                 at.read_ahead();
             }
+        }
+    }
+
+    /// Of the guest that the pCPU runs: what it takes.
+    #[inline]
+    fn ask_for_delivery(&self, at: &Pcpu<'_>, runner: &Runner) {
+        prefetch(at.requests, 0, Cache::Second);
+        if let Some(vector) = at.pages.get().and_then(|pages| pages.highest_posted()) {
+            self.account.ask_for(runner.task.slot, vector);
         }
     }
 
