@@ -297,19 +297,26 @@ impl<T> Account<T> {
         of(Fate::Virtualized) + of(Fate::SelfIpi) + self.counts.software_posts + self.counts.device_posts
     }
 
-    /// Takes the interrupts that are still pending for a vCPU off its balance; what is left must be 0 for each vector.
-    /// Returns how many are pending, and the vectors whose balance is not 0.
-    #[must_use]
-    pub fn settle(&mut self, slot: u32, pir: [u64; 4], virr: [u64; 4]) -> (u64, Vec<(u8, i32)>) {
+    /// Takes the interrupts that are still pending for a vCPU off its balance. Returns how many they are.
+    pub fn settle(&mut self, slot: u32, pir: [u64; 4], virr: [u64; 4]) -> u64 {
         let mut pending = 0;
         for words in [pir, virr] {
             pending += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
             self.remove(slot, words);
         }
-        let balances = self.balance.iter().skip(slot as usize).step_by(self.slots.max(1));
-        let balances = balances.map(|&(balance, _)| balance);
-        let wrong = (0u8..=255).zip(balances).filter(|&(_, balance)| balance != 0).collect();
-        (pending, wrong)
+        pending
+    }
+
+    /// When all has been settled: slot, vector and balance where it is not 0, though it must be. By slot and vector.
+    #[must_use]
+    pub fn wrong(&self) -> Vec<(u32, u8, i32)> {
+        // As they stand: all balances of a vCPU are on a page each.
+        let by_vector = (0u8..=255).zip(self.balance.chunks(self.slots.max(1)));
+        let all =
+            by_vector.flat_map(|(vector, of)| (0..).zip(of).map(move |(slot, &(balance, _))| (slot, vector, balance)));
+        let mut wrong: Vec<_> = all.filter(|&(.., balance)| balance != 0).collect();
+        wrong.sort_unstable();
+        wrong
     }
 }
 
@@ -330,8 +337,11 @@ mod tests {
         other.harvested(1, Harvest { merged: 1, ..Harvest::default() }, [1 << 0x33, 0, 0, 0]);
         one.absorb(&other);
         assert_eq!((one.counts.delivered, one.counts.coalesced, one.counts.discarded), (1, 2, 1));
-        assert_eq!(one.settle(1, [1 << 0x34, 0, 0, 0], [0; 4]), (1, vec![]));
-        assert_eq!(one.settle(1, [0; 4], [1 << 0x3F, 0, 0, 0]).1, [(0x3F, -1)], "pending and never posted");
+        assert_eq!(one.wrong(), [(1, 0x34, 1)]);
+        assert_eq!((one.settle(1, [1 << 0x34, 0, 0, 0], [0; 4]), one.wrong()), (1, vec![]));
+        one.settle(1, [0; 4], [1 << 0x3F, 0, 0, 0]);
+        one.settle(0, [1 << 0x3F, 0, 0, 0], [0; 4]);
+        assert_eq!(one.wrong(), [(0, 0x3F, -1), (1, 0x3F, -1)], "pending and never posted");
     }
 
     #[test]

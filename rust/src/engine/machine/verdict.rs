@@ -193,17 +193,21 @@ pub(in crate::engine) fn settle<'m, T>(
     complete: bool,
     whole: bool,
 ) -> (u64, Vec<ViolationRecord>) {
-    let (mut pending, mut violations) = (0, Vec::new());
-    for runner in runners.iter().map(Borrow::borrow) {
+    let each = || runners.iter().map(Borrow::borrow);
+    let settled = each().map(|runner| {
         let (pir, virr) = waiting(of, runner);
-        let (left, wrong) = account.settle(runner.task.slot, pir, virr);
-        pending += left;
+        account.settle(runner.task.slot, pir, virr)
+    });
+    let pending = settled.sum();
+    let wrong = if whole { account.wrong() } else { Vec::new() };
+    let mut violations = Vec::new();
+    for runner in each() {
         if complete && let Some(lost) = asleep_with_interrupt(of, runner) {
             violations.push(lost_wakeup(of, &lost, runners));
         }
-        if whole {
-            violations.extend(wrong.into_iter().map(|(vector, balance)| imbalance(of, runner, vector, balance)));
-        }
+        let first = wrong.partition_point(|&(slot, ..)| slot < runner.task.slot);
+        let own = wrong[first..].iter().take_while(|&&(slot, ..)| slot == runner.task.slot);
+        violations.extend(own.map(|&(_, vector, balance)| imbalance(of, runner, vector, balance)));
     }
     (pending, violations)
 }
