@@ -390,21 +390,27 @@ def test_ctrl_c_is_one_line_and_exit_code_130(shell: Shell, monkeypatch: pytest.
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("done", [0, 3])
-def test_ctrl_c_leaves_the_mutations_that_are_checked(shell: Shell, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
-    words = ("check", "acrn-4978", "--software", "1", "--mutate")
-    whole = json.loads(shell(*words, "--json").stdout)["mutations"]
+def _interrupt_after(monkeypatch: pytest.MonkeyPatch, checks: int) -> None:
+    """Ctrl-C comes in the check after so many."""
     check, calls = _core.check, 0
 
     def interrupted(*args: Any, **options: Any) -> Any:  # noqa: ANN401
         nonlocal calls
         calls += 1
-        if calls > 1 + done:  # the first is the policy as it is
+        if calls > checks:
             raise KeyboardInterrupt
         return check(*args, **options)
 
     monkeypatch.setattr(_core, "check", interrupted)
-    result = shell(*words, "--json")
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_ctrl_c_leaves_the_mutations_that_are_checked(shell: Shell, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    words = ("check", "acrn-4978", "--software", "1", "--mutate")
+    whole = json.loads(shell(*words, "--json").stdout)["mutations"]
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, 1 + done)  # the first is the policy as it is
+        result = shell(*words, "--json")
     assert result.exit_code == 130
     if not done:
         assert (result.stdout, result.stderr) == ("", "error: interrupted\n")
@@ -412,5 +418,25 @@ def test_ctrl_c_leaves_the_mutations_that_are_checked(shell: Shell, monkeypatch:
     assert result.stderr == f"error: interrupted: {done} of {len(whole)} changes are checked\n"
     values = json.loads(result.stdout)
     assert [one["description"] for one in values["mutations"]] == [one["description"] for one in whole[:done]]
-    calls = 0
+    _interrupt_after(monkeypatch, 1 + done)
     assert f"acrn-4978 holds; {done} changes: " in shell(*words).stdout
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("done", [0, 2])
+def test_ctrl_c_leaves_what_of_the_collection_is_checked(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    whole = json.loads(shell("check", "--all", "--json").stdout)["entries"]
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, done)
+        result = shell("check", "--all", "--json")
+    assert result.exit_code == 130
+    if not done:
+        assert (result.stdout, result.stderr) == ("", "error: interrupted\n")
+        return
+    assert result.stderr == "error: interrupted: 2 of 3 protocols are checked\n"
+    values = json.loads(result.stdout)
+    assert [entry["name"] for entry in values["entries"]] == [entry["name"] for entry in whole[:done]]
+    _interrupt_after(monkeypatch, done)
+    assert "all 2 verdicts are the expected ones" in shell("check", "--all").stdout

@@ -7,7 +7,7 @@ import json as json_format
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -18,6 +18,7 @@ from ipivrs.entries import HOLDS, Entry, collection
 from ipivrs.laboratory import CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
 from ipivrs.options import BadInputError, check_writable, choice, number, refusals_are_bad_input
+from ipivrs.progress import Progress
 from ipivrs.starting import INTERRUPTED
 from ipivrs.terminal import complain, show, show_json, width
 from ipivrs.variants import Mutation
@@ -27,6 +28,9 @@ _NOT_DECIDED = 2
 _MOST_THREADS = 256
 _MOST_STATES = 10**9
 _MOST_MEMORY = 2**24
+
+_Asked = TypeVar("_Asked")
+_Found = TypeVar("_Found")
 
 
 def _count(help_text: str, metavar: str = "N") -> Any:  # noqa: ANN401 (typer's own type is private to it)
@@ -204,11 +208,11 @@ def _list(json: bool) -> int:
 
 def _check_all(limits: dict[str, int | None], json: bool) -> int:
     entries = collection()
-    results: list[tuple[Entry, CheckResult]] = []
-    with steps(len(entries)) as bar:
-        for entry in entries:
-            bar(entry.name)
-            results.append((entry, subject(entry.name).check(progress=bar.tell, **limits)))
+
+    def checked(entry: Entry, progress: Progress) -> tuple[Entry, CheckResult]:
+        return entry, subject(entry.name).check(progress=progress, **limits)
+
+    results = _one_by_one(entries, lambda entry: entry.name, checked)
     unexpected = sum(result.verdict != entry.verdict for entry, result in results)
     whole = {
         "entries": [
@@ -218,7 +222,7 @@ def _check_all(limits: dict[str, int | None], json: bool) -> int:
         "unexpected": unexpected,
     }
     _print(json, lambda: whole, lambda: show(check_report.comparison(results)))
-    return _REFUTED if unexpected else 0
+    return _ended(len(results), len(entries), "protocols", _REFUTED if unexpected else 0)
 
 
 def _without_text(result: CheckResult) -> dict[str, Any]:
@@ -234,7 +238,11 @@ def _mutate(what: Subject, limits: dict[str, int | None], json: bool) -> int:
         _print(json, whole.as_dict, lambda: show(check_report.full(whole, width())))
         return _exit_code(whole.holds)
     asked = changes(what)
-    found = _mutants(what, asked, limits)
+
+    def checked(change: Mutation, progress: Progress) -> Mutant:
+        return mutant(what, change, progress=progress, **limits)
+
+    found = _one_by_one(asked, lambda change: change.description, checked)
     values = {
         **whole.as_dict(),
         "mutations": [one.as_dict() for one in found],
@@ -243,24 +251,31 @@ def _mutate(what: Subject, limits: dict[str, int | None], json: bool) -> int:
         "undecided_mutations": sum(one.verdict == "undecided" for one in found),
     }
     _print(json, lambda: values, lambda: show(check_report.mutated(whole, found)))
-    if len(found) < len(asked):
-        complain(f"interrupted: {len(found)} of {len(asked)} changes are checked")
-        return INTERRUPTED
-    return 0
+    return _ended(len(found), len(asked), "changes", 0)
 
 
-def _mutants(what: Subject, asked: list[Mutation], limits: dict[str, int | None]) -> list[Mutant]:
-    """What became of the mutations, up to Ctrl-C; before the first there is nothing to give."""
-    found: list[Mutant] = []
+def _one_by_one(
+    asked: list[_Asked], name: Callable[[_Asked], str], check_one: Callable[[_Asked, Progress], _Found]
+) -> list[_Found]:
+    """What each of them comes to, up to Ctrl-C; before the first there is nothing to give."""
+    found: list[_Found] = []
     with steps(len(asked)) as bar:
         try:
-            for change in asked:
-                bar(change.description)
-                found.append(mutant(what, change, progress=bar.tell, **limits))
+            for one in asked:
+                bar(name(one))
+                found.append(check_one(one, bar.tell))
         except KeyboardInterrupt:
             if not found:
                 raise
     return found
+
+
+def _ended(done: int, of: int, what: str, code: int) -> int:
+    """The exit code: this one, unless Ctrl-C came before all were done."""
+    if done == of:
+        return code
+    complain(f"interrupted: {done} of {of} {what} are checked")
+    return INTERRUPTED
 
 
 def _replay(
