@@ -127,17 +127,18 @@ def test_many_pcpus_are_for_virtual_time() -> None:
 def test_profiles_name_every_mistake(tmp_path: Path) -> None:
     text = Path(ipivrs.profiles.shipped()["sapphire-rapids"]).read_text(encoding="utf-8")
     file = tmp_path / "mine.toml"
-    for change, message in [
-        (("[cost.vm_exit]", "[cost.vm_exits]"), "did you mean vm_exit?"),
-        (("cycles = 450", "cycles = 0"), "vm_exit.cycles must be 1 or more, not 0"),
-        (("cycles = 450", 'cycles = "450"'), "a whole number"),
-        (("hz = 2_000_000_000", "hz = 5"), "1000000 or more"),
+    table = text[: text.index("[cost.vm_exit]")].count("\n") + 1
+    for change, line, message in [
+        (("[cost.vm_exit]", "[cost.vm_exits]"), table, "cost.vm_exits: no cost 'vm_exits'; did you mean vm_exit?"),
+        (("cycles = 450", "cycles = 0"), table + 1, "cost.vm_exit.cycles: vm_exit must cost 1 or more, not 0"),
+        (("cycles = 450", 'cycles = "450"'), table + 1, "a whole number"),
+        (("hz = 2_000_000_000", "hz = 5"), 5, "1000000 or more"),
     ]:
         file.write_text(text.replace(*change), encoding="utf-8")
         with pytest.raises(ipivrs.ProfileError) as caught:
             find(str(file))
+        assert str(caught.value).startswith(f"{file}:{line}: ")
         assert message in str(caught.value)
-        assert str(file) in str(caught.value)
     head, _, tail = text.partition("[cost.vm_exit]")
     file.write_text(head + tail[tail.index("[cost.") :], encoding="utf-8")
     with pytest.raises(ipivrs.ProfileError, match="these costs are missing: vm_exit"):

@@ -48,14 +48,16 @@ class Profile(Table):
     def _whole(self) -> "Profile":
         known = cost_names()
         for name, cost in self.cost.items():
+            at = ("cost", name)
             if name not in known:
                 hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
-                raise PydanticCustomError("cost", "no cost {name}{hint}", {"name": repr(name), "hint": hint})
+                raise PydanticCustomError("cost", "no cost {name}{hint}", {"name": repr(name), "hint": hint, "at": at})
             if cost.cycles < known[name][0]:
-                context = {"name": name, "least": known[name][0], "cycles": cost.cycles}
-                raise PydanticCustomError("cost", "{name}.cycles must be {least} or more, not {cycles}", context)
+                context = {"name": name, "least": known[name][0], "cycles": cost.cycles, "at": (*at, "cycles")}
+                raise PydanticCustomError("cost", "{name} must cost {least} or more, not {cycles}", context)
         if missing := [name for name in known if name not in self.cost]:
-            raise PydanticCustomError("cost", "these costs are missing: {names}", {"names": ", ".join(missing)})
+            context = {"names": ", ".join(missing), "at": ("cost",)}
+            raise PydanticCustomError("cost", "these costs are missing: {names}", context)
         return self
 
     @classmethod
