@@ -18,6 +18,8 @@ from ipivrs.rows import run_point
 from ipivrs.running import shipped_path, shipped_scenarios
 from sweeps import QUICK, write_grid
 
+NOTHING = 'nothing varies: write under [grid] fields and their values, such as "host.pcpus" = [1, 2, 4]'
+
 
 def values(folder: Path, grid: str, scenario: str = QUICK) -> list[dict[str, Any]]:
     plan = Plan(find_grid(write_grid(folder, grid, scenario)))
@@ -98,9 +100,9 @@ def test_statements_of_programs_can_be_set(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "g.toml:1: scenario: it is missing, and must be given"),
-        ('scenario = "base.toml"\n', "g.toml:1: grid: it is missing, and must be given"),
+        ('scenario = "base.toml"\n', f"g.toml:1: grid: {NOTHING}"),
         ('scenario = "base.toml"\ngrid = 3\n', "g.toml:2: grid: must be a table, not 3"),
-        ('scenario = "base.toml"\n[grid]\n', "g.toml:2: grid: must be a list with something in it"),
+        ('scenario = "base.toml"\n[grid]\n', f"g.toml:2: grid: {NOTHING}"),
         ('scenaro = "base.toml"\n[grid]\nseed = [1]\n', "g.toml:1: scenaro: no such field; did you mean scenario?"),
         ("scenario = 3\n[grid]\nseed = [1]\n", "g.toml:1: scenario: must be the path of a scenario, or the name of a"),
         ('\nscenario = "no.toml"\n[grid]\nseed = [1]\n', "g.toml:2: scenario: no scenario 'no.toml': there is no file"),
@@ -122,6 +124,8 @@ def test_a_key_without_values_is_one_mistake(tmp_path: Path) -> None:
     assert mistake(tmp_path, 'scenario = "base.toml"\n[grid]\n"host.pcpus" = []\n').splitlines() == [wanted]
     with pytest.raises(ValueError, match="must be a list with something in it"):
         ipivrs.Grid(scenario="ping", grid={"host.pcpus": range(0)})
+    with pytest.raises(ValueError, match="nothing varies"):
+        ipivrs.Grid(scenario="ping", grid={})
 
 
 def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
@@ -134,7 +138,7 @@ def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
         named = shell("sweep", name)
         assert (named.exit_code, named.stdout) == (2, "")
         assert named.stderr.startswith(f"error: no grid '{name}': ping is a scenario; `ipivrs run {file}` runs it, ")
-        assert 'scenario = "ping" and, under [grid], ' in named.stderr
+        assert 'scenario = "ping" and under [grid] ' in named.stderr
 
 
 @pytest.mark.parametrize(
@@ -179,6 +183,10 @@ def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
         ('"seed," = [1]', "write fields with dots, such as vm.0.vcpus, and commas between several"),
         ('"host..pcpus" = [1]', "write fields with dots"),
         ("seed = { form = 1, to = 2 }", "g.toml:3: grid.seed.form: no such field; did you mean from?"),
+        ("host.pcpus = 3", "g.toml:3: grid.host.pcpus: must be a list of values, or a range such as"),
+        ('host.pcpus = [1]\nhost.policy = "kvm"', "g.toml:4: grid.host.policy: must be a list of values, or a range"),
+        ("host.pcpus = [1]\nseed = {}", "g.toml:4: grid.seed: must be a list of values, or a range such as"),
+        ("seed = { frm = 1, to = 2 }", "g.toml:3: grid.seed.frm: no such field; did you mean from?"),
         ("seed = { from = 1 }", "grid.seed.to: it is missing, and must be given"),
         ('seed = { from = "a", to = 2 }', "grid.seed.from: must be a number, not 'a'"),
         ("seed = { from = 1, to = 2, step = true }", "grid.seed.step: must be a number, not True"),

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ipivrs.engines import DEFAULT_ENGINE
 from ipivrs.names import Engine
-from ipivrs.options import did_you_mean
+from ipivrs.options import did_you_mean, nearest
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
 from ipivrs.scenario_text import ScenarioError, Source, read, shortened
@@ -22,6 +22,8 @@ from ipivrs.statements import Table
 
 MOST_POINTS = 1_000_000
 """More than so many points are a slip."""
+
+_EXAMPLE = 'under [grid] fields and their values, such as "host.pcpus" = [1, 2, 4]'
 
 
 class SweepError(ValueError):
@@ -33,6 +35,8 @@ def _number(value: Any) -> int | float:  # noqa: ANN401 (whatever the file has)
         raise PydanticCustomError("number", "must be a number, not {value}", {"value": repr(value)})
     return value
 
+
+_RANGE_KEYS = ["from", "to", "step", "factor", "first", "last"]
 
 _Number = Annotated[int | float, BeforeValidator(_number)]
 
@@ -83,7 +87,7 @@ class Range(Table):
 def _values(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, Range):
         return value
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         return Range.model_validate(value)
     if isinstance(value, list | range | tuple):
         if not value:
@@ -100,6 +104,12 @@ def _scenario(value: Any) -> Any:  # noqa: ANN401
         return os.fspath(value)
     message = "must be the path of a scenario, or the name of a shipped one, in quotes; not {value}"
     raise PydanticCustomError("scenario", message, {"value": repr(value)})
+
+
+def _fields(value: Any) -> Any:  # noqa: ANN401
+    if value == {}:
+        raise PydanticCustomError("empty", f"nothing varies: write {_EXAMPLE}")
+    return value
 
 
 _Values = Annotated[InstanceOf[Range] | list[Any], BeforeValidator(_values)]
@@ -122,7 +132,7 @@ class Grid(Table):
     scenario: Annotated[str | InstanceOf[Scenario], BeforeValidator(_scenario)]
     engine: Engine = DEFAULT_ENGINE
     profile: str | None = None
-    grid: dict[str, _Values] = Field(min_length=1)
+    grid: Annotated[dict[str, _Values], BeforeValidator(_fields)]
 
 
 @dataclass(frozen=True)
@@ -158,8 +168,7 @@ def find_grid(what: "Grid | str | os.PathLike[str]") -> Found:
     if not path.exists() and path.stem in shipped_scenarios():
         raise SweepError(
             f"no grid {os.fspath(what)!r}: {path.stem} is a scenario; `ipivrs run {shipped_path(path.stem)}` runs it, "
-            f'and a grid of it is a file with scenario = "{path.stem}" and, under [grid], fields and their values, '
-            'such as "host.pcpus" = [1, 2, 4]'
+            f'and a grid of it is a file with scenario = "{path.stem}" and {_EXAMPLE}'
         )
     if not path.exists():
         hint = did_you_mean(path.stem, list(known)) or f"; shipped are {', '.join(known)}"
@@ -177,7 +186,7 @@ def find_grid(what: "Grid | str | os.PathLike[str]") -> Found:
 
 def _with_dotted_keys(source: Source) -> Source:
     """TOML makes tables of keys that are not in quotes: put `vm.0.vcpus = [1]` back together, top to bottom."""
-    written = source.table.get("grid")
+    written = source.table.get("grid", {})  # one that is missing is as one with nothing in it
     if not isinstance(written, dict):
         return source
     lines = dict(source.lines)
@@ -196,8 +205,15 @@ def _with_dotted_keys(source: Source) -> Source:
 
 def _leaves(table: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, value in table.items():
-        # A range has numbers in it, a table of further keys has lists and ranges.
-        if isinstance(value, dict) and value and all(isinstance(inner, dict | list) for inner in value.values()):
+        if isinstance(value, dict) and not _is_range(value):
             yield from _leaves(value, (*above, name))
         else:
             yield (*above, name), value
+
+
+def _is_range(table: dict[str, Any]) -> bool:
+    """A range has numbers in it, a table of further keys has lists and ranges; mistaken ones go by their keys."""
+    if not table:
+        return True  # not one without further keys, or it would be lost
+    further = all(isinstance(inner, dict | list) for inner in table.values())
+    return not further and any(nearest(name, _RANGE_KEYS) for name in table)
