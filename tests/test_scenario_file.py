@@ -73,16 +73,27 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
         ("seed = -1\n[[vm]]\n", "a.toml:1: seed: must be 0 or more, not -1"),
         ('[[vm]]\nvcpus = 300\napic = "xapic"\n', "vcpus must be 255 or less in xAPIC mode"),
         ("[[vm]]\nvcpus = 9\nmax_vcpu_ids = 8\n", "vcpus (9) must not exceed max_vcpu_ids (8)"),
-        ("[[vm]]\n[[device]]\nvm = 3\n", "device.vm must be 0 to 0, not 3"),
+        ("[[vm]]\n[[device]]\nvm = 3\n", "a.toml:3: device[0].vm: device.vm must be 0 to 0, not 3"),
+        (
+            "[[vm]]\n[[device]]\n[[device]]\ngap = 1\nvcpu = 2\n",
+            "a.toml:5: device[1].vcpu: device.vcpu must be 0 to 1, not 2",
+        ),
         ("[[vm]]\n[[device]]\nvectors = [3]\n", "a.toml:3: device[0].vectors[0]: must be 16 or more, not 3"),
-        ('[[vm]]\n[[vm.group]]\nvcpus = "0-9"\nprogram = []\n', "group names vCPU 9, and the VM has 0 to 1"),
+        (
+            '[[vm]]\n[[vm.group]]\nvcpus = 0\nprogram = []\n[[vm.group]]\nprogram = []\nvcpus = "1-9"\n',
+            "a.toml:7: vm[0].group[1].vcpus: group names vCPU 9, and the VM has 0 to 1",
+        ),
+        (
+            "[[vm]]\n[[vm.group]]\nvcpus = 0\nprogram = []\n[[vm.group]]\nvcpu = 1\nprogram = []\n",
+            "a.toml:6: vm[0].group[1].vcpu: no such field; did you mean vcpus?",
+        ),
         (
             '[[vm]]\n[[vm.group]]\nvcpus = "0"\nprogram = [{ loop = 2, body = [{ send = 0xFD, to = 2 }] }]\n',
-            "vm[0]: to = 2 names a vCPU, and the VM has 0 to 1; nobody's ID is dest = 2",
+            "a.toml:4: vm[0].group[0].program[0].body[0].to: to = 2 names a vCPU, and VM 0 has 0 to 1; nobody's",
         ),
         (
             "[[vm]]\n[[vm]]\n[[vm.handler]]\nvector = 65\nprogram = [{choose = [{body = [{call = 65, to = 7}]}]}]\n",
-            "vm[1]: to = 7 names a vCPU, and the VM has 0 to 1",
+            "a.toml:5: vm[1].handler[0].program[0].choose[0].body[0].to: to = 7 names a vCPU, and VM 1 has 0 to 1",
         ),
         ("[vm]\nvcpus = 2\n", "a.toml:1: vm: there may be several: write [[vm]] for each, not [vm]"),
         (

@@ -206,6 +206,15 @@ def test_mistakes_in_the_grid(tmp_path: Path, grid: str, message: str) -> None:
     assert message in mistake_in(tmp_path, grid)
 
 
+def test_a_group_that_a_vm_is_too_small_for_is_told_with_what_varies_in_the_vm(tmp_path: Path) -> None:
+    group = '[[vm]]\nvcpus = 8\n[[vm.group]]\nvcpus = "0-5"\nprogram = ["hlt"]\n'
+    grid = write_grid(tmp_path, 'seed = [1, 2]\n"vm.0.vcpus" = [8, 2]', group)
+    with pytest.raises(ipivrs.SweepError) as caught:
+        Plan(find_grid(grid))
+    wanted = "vm.0.group.0.vcpus: group names vCPU 5, and the VM has 0 to 1 (with vm.0.vcpus = 2)"
+    assert str(caught.value).endswith(f": grid.vm.0.vcpus: {wanted}")
+
+
 def test_a_value_that_is_wrong_at_many_points_is_said_once(tmp_path: Path) -> None:
     found = mistake_in(tmp_path, '"host.pcpus" = [0, 70000]\nseed = [1, 2, 3]').splitlines()
     assert len(found) == 2

@@ -160,8 +160,9 @@ class Plan:
             if where[: len(place)] == place:
                 field = ".".join(map(str, (column, *where[len(place) :])))
                 return f"{self._at(axis, number, field)}: {what}"
-        # Fields that do not go together: name those that have to do with it.
-        involved = [each for each, place in zip(columns, places, strict=True) if place[: len(where)] == where]
+        # Fields that do not go together: name those that have to do with it, in a VM any of that VM.
+        about = where[:2] if where[:1] == ("vm",) else where
+        involved = [each for each, place in zip(columns, places, strict=True) if place[: len(about)] == about]
         values = self.values(Point("", at))
         shown = ", ".join(f"{column} = {values[column]}" for _, _, column in involved or columns)
         axis, number, _ = (involved or columns)[0]

@@ -4,6 +4,7 @@ The same in TOML and in Python; `Scenario.load` reads a file and names the line 
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.scenario_text import load
 from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
-from ipivrs.statements import AnyStatement, Cycles, LegalVector, Table, VcpuNumber, lowered, targets
+from ipivrs.statements import AnyStatement, Cycles, LegalVector, Path_, Table, VcpuNumber, lowered, targets
 
 Count = Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
 Msr = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
@@ -186,11 +187,12 @@ class VM(Table):
         if self.max_vcpu_ids is not None and self.vcpus > self.max_vcpu_ids:
             message = "vcpus ({vcpus}) must not exceed max_vcpu_ids ({max})"
             raise PydanticCustomError("vcpus", message, {"vcpus": self.vcpus, "max": self.max_vcpu_ids})
-        for group in self.group:
+        for number, group in enumerate(self.group):
             highest = max(group.vcpus)
             if highest >= self.vcpus:
                 message = "group names vCPU {highest}, and the VM has 0 to {last}"
-                raise PydanticCustomError("group", message, {"highest": highest, "last": self.vcpus - 1})
+                context = {"highest": highest, "last": self.vcpus - 1, "at": ("group", number, "vcpus")}
+                raise PydanticCustomError("group", message, context)
         return self
 
     @model_validator(mode="after")
@@ -198,10 +200,14 @@ class VM(Table):
         in_groups = ((vcpu, ("group", at, "vcpus")) for at, group in enumerate(self.group) for vcpu in group.vcpus)
         check_once("vCPU {}", in_groups)
         check_once("vector {:#x}", ((each.vector, ("handler", at, "vector")) for at, each in enumerate(self.handler)))
-        groups = ((("group", at, "program"), group.program) for at, group in enumerate(self.group))
-        handlers = ((("handler", at, "program"), handler.program) for at, handler in enumerate(self.handler))
-        check_names((*groups, *handlers))
+        check_names(_programs(self))
         return self
+
+
+def _programs(vm: VM) -> Iterator[tuple[Path_, list[AnyStatement]]]:
+    """The programs of a VM's groups and handlers, each with its path in the table of the VM."""
+    yield from ((("group", at, "program"), group.program) for at, group in enumerate(vm.group))
+    yield from ((("handler", at, "program"), handler.program) for at, handler in enumerate(vm.handler))
 
 
 class Device(Table):
@@ -241,13 +247,15 @@ class Scenario(Table):
 
     @model_validator(mode="after")
     def _devices_have_targets(self) -> "Scenario":
-        for device in self.device:
+        for number, device in enumerate(self.device):
+            at = ("device", number)
             if device.vm >= len(self.vm):
                 message = "device.vm must be 0 to {last}, not {vm}"
-                raise PydanticCustomError("device", message, {"last": len(self.vm) - 1, "vm": device.vm})
+                context = {"last": len(self.vm) - 1, "vm": device.vm, "at": (*at, "vm")}
+                raise PydanticCustomError("device", message, context)
             if device.vcpu is not None and device.vcpu >= self.vm[device.vm].vcpus:
                 message = "device.vcpu must be 0 to {last}, not {vcpu}"
-                context = {"last": self.vm[device.vm].vcpus - 1, "vcpu": device.vcpu}
+                context = {"last": self.vm[device.vm].vcpus - 1, "vcpu": device.vcpu, "at": (*at, "vcpu")}
                 raise PydanticCustomError("device", message, context)
         return self
 
@@ -255,12 +263,12 @@ class Scenario(Table):
     def _targets_exist(self) -> "Scenario":
         for number, vm in enumerate(self.vm):
             last = vm.vcpus - 1 + (self.chaos.hot_add if number == 0 else 0)
-            programs = [*(group.program for group in vm.group), *(handler.program for handler in vm.handler)]
-            for program in programs:
-                highest = max(targets(program), default=0)
-                if highest > last:
-                    message = "vm[{vm}]: to = {to} names a vCPU, and the VM has 0 to {last}; nobody's ID is dest = {to}"
-                    raise PydanticCustomError("target", message, {"vm": number, "to": highest, "last": last})
+            for path, program in _programs(vm):
+                for at, to in targets(program, ("vm", number, *path)):
+                    if to > last:
+                        message = "to = {to} names a vCPU, and VM {vm} has 0 to {last}; nobody's ID is dest = {to}"
+                        context = {"vm": number, "to": to, "last": last, "at": at}
+                        raise PydanticCustomError("target", message, context)
         return self
 
     @classmethod

@@ -308,8 +308,8 @@ def within(statements: Iterable[_Statement], path: Path_ = ()) -> Iterator[tuple
                 yield from within(branch.body, (*here, "choose", number, "body"))
 
 
-def targets(statements: Iterable[_Statement]) -> Iterator[int]:
-    """The vCPUs that statements name with `to`, those in loops and branches too."""
-    for _, statement in within(statements):
+def targets(statements: Iterable[_Statement], path: Path_ = ()) -> Iterator[tuple[Path_, int]]:
+    """The vCPUs that statements name with `to`, those in loops and branches too, each with its path in a file."""
+    for at, statement in within(statements, path):
         if isinstance(statement, _Targeted) and isinstance(statement.to, int):
-            yield statement.to
+            yield (*at, "to"), statement.to
