@@ -8,6 +8,7 @@ import pytest
 from conftest import Shell
 from ipivrs import ProfileError, profiles, published
 from ipivrs.fitting import fit
+from ipivrs.scenario import Ping
 
 FITTED = ["mmio_write", "notification_flight", "exit_msr_icr", "exit_apic_write"]
 
@@ -108,6 +109,37 @@ def test_mistakes_in_a_file_of_measurements_are_named(tmp_path: Path) -> None:
         assert "mine.toml" in str(caught.value)
     with pytest.raises(ProfileError, match="did you mean ipiv-v4"):
         published.find("ipiv-v5")
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ('"hots.pcpus" = 1', "hots: no such field; did you mean host?"),
+        ('"host.pcpsu" = 1', "host.pcpsu: no such field; did you mean pcpus?"),
+        ('"host.pcpus" = 0', "host.pcpus: must be 1 or more, not 0"),
+        ('"host" = 3', "host: must be a table, not 3"),
+        ('"seed.x" = 3', "seed.x: seed is 1, not a table"),
+        ('"vm.7.vcpus" = 1', "the scenario has no vm.7: it has vm.0"),
+        ('"vm.x.vcpus" = 1', "the scenario has no vm.x: it has vm.0"),
+    ],
+)
+def test_a_field_of_a_baseline_that_is_not_there_is_named(tmp_path: Path, field: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    row = 'name = "a"\nquantity = "time-saved"\nmeasured = 1.0\nscenario = { seed = 1, vm = [{}] }\n'
+    file.write_text(f'title = "t"\nsource = "s"\n[[row]]\n{row}baseline = {{ {field} }}\n', encoding="utf-8")
+    with pytest.raises(ProfileError) as caught:
+        published.find(str(file))
+    assert str(caught.value).startswith(f"{file}:8: row[0].baseline: ")
+    assert message in str(caught.value)
+
+
+def test_a_baseline_may_differ_in_any_field() -> None:
+    scenario = {"vm": [{"workload": {"name": "ping", "rounds": 5}}]}
+    differs = {"vm.0.workload.rounds": 10, "vm.0.apic": "xapic"}
+    row = published.Row(name="a", measured=1, quantity="time-added", scenario=scenario, baseline=differs)
+    (vm,) = row.compared().vm
+    assert (vm.workload, vm.apic) == (Ping(rounds=10), "xapic")
+    assert published.predict(row, profiles.find(profiles.DEFAULT)) < 0
 
 
 def test_bench_published_prints_measured_predicted_and_error(shell: Shell) -> None:

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, TypedDict
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from ipivrs.field_paths import PathError, plain, put
 from ipivrs.options import did_you_mean
 from ipivrs.profiles import Profile, ProfileError
 from ipivrs.scenario import Scenario
-from ipivrs.scenario_text import ScenarioError, load
+from ipivrs.scenario_text import ScenarioError, load, mistakes
 from ipivrs.statements import Table
 
 Quantity = Literal["cycles", "time-saved", "time-added", "speed-up", "notifications"]
@@ -60,20 +61,31 @@ class Row(Table):
         if compares != bool(self.baseline):
             message = "baseline goes with time-saved, time-added and speed-up, and only with them"
             raise PydanticCustomError("row", message)
-        self.compared()
+        self._check_baseline()
         return self
+
+    def _check_baseline(self) -> None:
+        table = plain(self.scenario)
+        try:
+            self._change(table)
+            Scenario.model_validate(table)
+        except PathError as error:
+            why = str(error)
+        except ValidationError as error:
+            why = "; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in mistakes(error, table))
+        else:
+            return
+        raise PydanticCustomError("baseline", "{why}", {"why": why, "at": ("baseline",)})
+
+    def _change(self, table: dict[str, Any]) -> None:
+        for path, value in self.baseline.items():
+            put(table, tuple(path.split(".")), value)
 
     def compared(self) -> Scenario:
         """The scenario of the baseline."""
-        whole = self.scenario.model_dump(by_alias=True)
-        for path, value in self.baseline.items():
-            *way, last = path.split(".")
-            at: Any = whole
-            for step in way:
-                at = at[int(step)] if isinstance(at, list) else at[step]
-            at[last] = value
-        host = whole["host"]
-        return self.scenario.model_copy(update={"host": type(self.scenario.host).model_validate(host)})
+        table = plain(self.scenario)
+        self._change(table)
+        return Scenario.model_validate(table)
 
 
 class Measurements(Table):
