@@ -136,3 +136,13 @@ def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ipivrs.SweepError, match=r"pip install 'ipivrs\[distributed\]'"):
         ipivrs.sweep(write_grid(tmp_path, TEN), out=tmp_path / "r.csv", dask="tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("address", ["", "nosuch", "host:port", "tcp://", "http://host:8786"])
+def test_what_is_no_address_of_a_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(distributed, "Client", None)  # it is not asked
+    with pytest.raises(ipivrs.SweepError) as caught:
+        ipivrs.sweep(write_grid(tmp_path, TEN), out=tmp_path / "r.csv", dask=address)
+    wanted = f"--dask must be a scheduler's address such as tcp://10.0.0.1:8786, not {address!r}: "
+    assert str(caught.value).startswith(wanted)

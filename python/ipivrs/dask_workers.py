@@ -33,6 +33,7 @@ class DaskWorkers:
         self._dask: Any = distributed
         self._address = address
         self._points: dict[Any, Description] = {}
+        self._check_address()
         try:
             self._client: Any = self._dask.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, asyncio.TimeoutError) as error:
@@ -42,6 +43,16 @@ class DaskWorkers:
         except BaseException:
             self.close()
             raise
+
+    def _check_address(self) -> None:
+        """Of one that it cannot read, dask's client prints a traceback when it is thrown away, half a minute later."""
+        if self._address.startswith("inproc:"):  # within this process, without a port
+            return
+        try:
+            self._dask.comm.addressing.get_address_host_port(self._address)
+        except ValueError as error:
+            message = f"must be a scheduler's address such as tcp://10.0.0.1:8786, not {self._address!r}: {error}"
+            raise SweepError(f"--dask {message}") from error
 
     def _look_at_workers(self) -> None:
         try:
