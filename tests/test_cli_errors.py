@@ -1,5 +1,7 @@
 """Bad input of every sort: a line or two on stderr that say what to change, exit code 2, nothing else."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,10 @@ def test_exit_codes_of_a_real_process(process: Process) -> None:
     done = process("explain", "--vector", "300")
     assert_is_a_short_error(done.returncode, done.stdout, done.stderr)
     assert process("explain", "0xFB").returncode == 0
+
+
+@pytest.mark.parametrize(("closed", "words", "code"), [(">&-", "explain 0x41", 0), ("2>&-", "explain x", 2)])
+def test_streams_that_the_shell_closed(closed: str, words: str, code: int) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "ipivrs", *words.split()]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

@@ -37,7 +37,7 @@ from ipivrs.schema_command import schema
 from ipivrs.simulation import ScenarioResult
 from ipivrs.starting import INTERRUPTED
 from ipivrs.sweep_command import sweep
-from ipivrs.terminal import complain, escape_what_cannot_be_shown, remark, show, show_json
+from ipivrs.terminal import complain, escape_what_cannot_be_shown, remark, show, show_json, stand_in_for_closed_streams
 from ipivrs.wording import noun
 
 _VIOLATION = 1
@@ -59,6 +59,7 @@ class _Commands(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command line, give its exit code."""
+        stand_in_for_closed_streams()
         escape_what_cannot_be_shown()
         try:
             code = super().main(*args, **(kwargs | {"standalone_mode": False})) or 0
