@@ -107,6 +107,8 @@ def test_mistakes_in_a_file_of_measurements_are_named(tmp_path: Path) -> None:
             published.find(str(file))
         assert message in str(caught.value)
         assert "mine.toml" in str(caught.value)
+    with pytest.raises(ProfileError, match="it is a folder; give measurements, a TOML file"):
+        published.find(str(tmp_path))
     with pytest.raises(ProfileError, match="did you mean ipiv-v4"):
         published.find("ipiv-v5")
 

@@ -84,7 +84,12 @@ def test_what_changed_since_a_saved_run(shell: Shell, measured: list[float], tmp
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "No such file"), ("{", "is not JSON"), ("{}", "has no rows"), ('[{"name": "fast"}]', "has no rows")],
+    [
+        (None, "No such file"),
+        ("{", "`ipivrs bench speed --save` wrote"),
+        ("{}", "has no rows"),
+        ('[{"name": "fast"}]', "has no rows"),
+    ],
 )
 def test_a_bad_file_to_compare_with(shell: Shell, tmp_path: Path, text: str | None, message: str) -> None:
     old = tmp_path / "old.json"
@@ -99,6 +104,8 @@ def test_a_bad_file_to_compare_with(shell: Shell, tmp_path: Path, text: str | No
 def test_bad_options_are_found_before_anything_is_measured(shell: Shell, tmp_path: Path) -> None:
     result = shell("bench", "speed", "--only", "ipi-x2apci")
     assert (result.exit_code, "did you mean ipi-x2apic?" in result.stderr) == (2, True)
+    result = shell("bench", "speed", "--only", "")
+    assert (result.exit_code, "names no row; the rows are ipi-x2apic, " in result.stderr) == (2, True)
     result = shell("bench", "speed", "--save", tmp_path / "nowhere" / "new.json")
     assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
 

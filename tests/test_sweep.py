@@ -201,6 +201,10 @@ def test_what_is_no_result_of_a_sweep_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ipivrs.SweepError, match="is no result of a sweep"):
         ipivrs.sweep(grid, out=out)
     assert (out.read_text(), journal_of(out).exists()) == ("my,own\n1,2\n", False)
+    out.write_bytes(b"\xff")
+    with pytest.raises(ipivrs.SweepError, match=r"cannot be read: .*\ngive --out another name, or --restart to"):
+        ipivrs.sweep(grid, out=out)
+    assert out.read_bytes() == b"\xff"
     out.unlink()
     journal_of(out).write_text("my own\n")
     with pytest.raises(ipivrs.SweepError, match="journal:1: this is no line of a sweep's journal"):

@@ -321,4 +321,4 @@ def test_the_shipped_grids(tmp_path: Path, shell: Shell, monkeypatch: pytest.Mon
         "error: give a grid: a TOML file, or one of the shipped: overcommit\n",
     )
     assert "no grid 'overcomit': there is no such file; did you mean overcommit?" in shell("sweep", "overcomit").stderr
-    assert "Is a directory" in shell("sweep", tmp_path).stderr
+    assert "it is a folder; give a grid, a TOML file" in shell("sweep", tmp_path).stderr

@@ -145,6 +145,18 @@ def test_profiles_name_every_mistake(tmp_path: Path) -> None:
         find(str(file))
 
 
+def test_what_is_no_profile_at_all(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff")
+    (tmp_path / "scenario").write_text("[[vm]]\n")
+    for name, message in [
+        ("", "it is a folder; give a profile, a TOML file"),
+        ("binary", "it is not UTF-8 text; give a profile, a TOML file"),
+        ("scenario", "this is a scenario: `ipivrs run"),
+    ]:
+        with pytest.raises(ipivrs.ProfileError, match=message):
+            find(str(tmp_path / name))
+
+
 def test_every_cost_of_the_shipped_profile_has_its_source() -> None:
     profile = find("sapphire-rapids")
     assert set(profile.cost) == set(cost_names())

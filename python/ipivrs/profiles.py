@@ -68,7 +68,7 @@ class Profile(Table):
             ProfileError: The file, the line, the field, and what is allowed.
         """
         try:
-            return load(cls, Path(path))
+            return load(cls, Path(path), "a profile")
         except ScenarioError as error:
             raise ProfileError(str(error)) from error
 

@@ -134,7 +134,7 @@ def find(name: str) -> Measurements:
         hint = did_you_mean(name, list(known)) or f"; shipped are {', '.join(known)}"
         raise ProfileError(f"no measurements {name!r}, and no file of this name{hint}")
     try:
-        return load(Measurements, known.get(name, Path(name)))
+        return load(Measurements, known.get(name, Path(name)), "measurements")
     except (ScenarioError, ValidationError) as error:
         raise ProfileError(str(error)) from error
 

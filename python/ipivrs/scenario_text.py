@@ -81,14 +81,16 @@ def read(path: Path, what: str = "a scenario") -> Source:
         what: What it should be, for messages.
 
     Raises:
-        ScenarioError: It cannot be read, is no TOML, or is a grid for a scenario or a scenario for a grid.
+        ScenarioError: It cannot be read, is no TOML, or is a grid or a scenario where it should be something else.
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except IsADirectoryError as error:
+        raise ScenarioError(f"{path}: it is a folder; give {what}, a TOML file") from error
     except OSError as error:
         raise ScenarioError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: it is not UTF-8 text, and {what} is TOML") from error
+        raise ScenarioError(f"{path}: it is not UTF-8 text; give {what}, a TOML file") from error
     try:
         table, lines = _core.read_toml(text)
     except ValueError as error:
@@ -96,7 +98,7 @@ def read(path: Path, what: str = "a scenario") -> Source:
         raise ScenarioError(f"{path}:{_unquoted(text, message) or _twice(text, message) or message}") from error
     source = Source(path, table, dict(lines))
     for other, (key, command) in _RUN_BY.items():
-        if key in table and _RUN_BY[what][0] not in table:
+        if key in table and (what not in _RUN_BY or _RUN_BY[what][0] not in table):
             raise ScenarioError(f"{source.place((key,))}: this is {other}: `ipivrs {command} {path}` runs it")
     return source
 
@@ -128,9 +130,9 @@ def _rest(text: str, place: re.Match[str]) -> str:
     return text.split("\n")[int(place["line"]) - 1][int(place["column"]) - 1 :]
 
 
-def load(model: type[Model], path: Path) -> Model:
-    """Read a model from a TOML file."""
-    source = read(path)
+def load(model: type[Model], path: Path, what: str = "a scenario") -> Model:
+    """Read a model from a TOML file; `what` it should be, for messages."""
+    source = read(path, what)
     try:
         return model.model_validate(source.table)
     except ValidationError as error:

@@ -17,6 +17,7 @@ from ipivrs.speed import Row
 from ipivrs.starting import INTERRUPTED
 from ipivrs.terminal import complain, show, show_json
 
+_SAVED = "give a file that `ipivrs bench speed --save` wrote"
 _NEEDED = {"name", "value", "ratio"}
 
 
@@ -74,6 +75,8 @@ def _names(only: list[str] | None) -> list[str]:
         if name not in known:
             question = did_you_mean(name, known)
             raise BadInputError(f"--only: no row {name!r}{question}; the rows are {', '.join(known)}")
+    if only and not names:
+        raise BadInputError(f"--only names no row; the rows are {', '.join(known)}")
     return [name for name in known if name in names] if only else known
 
 
@@ -84,9 +87,9 @@ def _saved(file: str) -> dict[str, Any]:
     except OSError as error:
         raise BadInputError(f"--against {file}: {error.strerror}") from error
     except ValueError as error:
-        raise BadInputError(f"--against {file} is not JSON: {error}") from error
+        raise BadInputError(f"--against {file} is not JSON ({error}): {_SAVED}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= _NEEDED for row in rows):
-        raise BadInputError(f"--against {file} has no rows: give a file that `ipivrs bench speed --save` wrote")
+        raise BadInputError(f"--against {file} has no rows: {_SAVED}")
     return {row["name"]: row for row in rows}
 
 

@@ -13,6 +13,7 @@ from ipivrs.grid import SweepError
 from ipivrs.rows import POINT, Row
 
 _SUFFIXES = (".csv", ".parquet")
+_INSTEAD = "give --out another name, or --restart to replace it"
 _WORDS = ("engine", "profile", "policy", "version", "violations.first", "error", POINT)
 
 
@@ -111,11 +112,9 @@ def read_table(path: Path) -> list[Row]:
     try:
         rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except (OSError, ValueError, csv.Error) as error:
-        raise SweepError(f"{path} cannot be read: {error}") from error
+        raise SweepError(f"{path} cannot be read: {error}\n{_INSTEAD}") from error
     if any(not row.get(POINT) for row in rows):
-        raise SweepError(
-            f"{path} is there and is no result of a sweep: give --out another name, or --restart to replace it"
-        )
+        raise SweepError(f"{path} is there and is no result of a sweep: {_INSTEAD}")
     return rows
 
 
