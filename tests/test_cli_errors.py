@@ -125,6 +125,13 @@ def test_exit_codes_of_a_real_process(process: Process) -> None:
     assert process("explain", "0xFB").returncode == 0
 
 
+@pytest.mark.parametrize(("command", "what"), [("run", "a file"), ("sweep", "the grid")])
+def test_a_name_that_is_empty(shell: Shell, command: str, what: str) -> None:
+    result = shell(command, "")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: the name of {what} is empty: give a ")
+
+
 @pytest.mark.parametrize(("closed", "words", "code"), [(">&-", "explain 0x41", 0), ("2>&-", "explain x", 2)])
 def test_streams_that_the_shell_closed(closed: str, words: str, code: int) -> None:
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "ipivrs", *words.split()]

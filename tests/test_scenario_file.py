@@ -46,6 +46,7 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
         ("[[vm]]\nvcpus = 0\n", "a.toml:2: vm[0].vcpus: must be 1 or more, not 0"),
         ("[[vm]]\nvcpus = 70000\n", "a.toml:2: vm[0].vcpus: must be 65536 or less, not 70000"),
         ("[[vm]]\nvcpsu = 3\n", "a.toml:2: vm[0].vcpsu: no such field; did you mean vcpus?"),
+        ('[[vm]]\nworkload = "storm"\n', 'must be a table with a name, such as { name = "ping" }, not '),
         ("vm = 3\n", "a.toml:1: vm: must be a list in square brackets, not 3"),
         ("", "a.toml:1: vm: it is missing, and must be given"),
         ('[[vm]]\nvcpus = "a"\n', "a.toml:2: vm[0].vcpus: must be a whole number, not 'a'"),

@@ -309,6 +309,8 @@ def _is_scenario(file: str) -> bool:
 
 def _load(file: str, options: dict[str, Any]) -> Scenario | str:
     """A scenario with the options of the command line in it; a recording is its path."""
+    if not file:
+        raise BadInputError("the name of a file is empty: give a recording or a scenario")
     path, name = Path(file), Path(file).stem
     if path.suffix in ("", ".toml") and not path.exists() and name in shipped_scenarios():
         raise BadInputError(f"{file}: no such file; the shipped scenario of this name is {shipped_path(name)}")

@@ -164,6 +164,8 @@ def find_grid(what: "Grid | str | os.PathLike[str]") -> Found:
     if isinstance(what, Grid):
         return Found(what, None, "sweep")
     known = shipped_grids()
+    if not os.fspath(what):
+        raise SweepError(f"the name of the grid is empty: give a TOML file, or one of the shipped: {', '.join(known)}")
     path = known.get(os.fspath(what), Path(what))
     if not path.exists() and path.stem in shipped_scenarios():
         raise SweepError(

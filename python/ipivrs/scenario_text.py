@@ -27,7 +27,7 @@ _TYPES = {
     "string_type": "a text in quotes",
     "list_type": "a list in square brackets",
     "model_type": "a table",
-    "model_attributes_type": "a table",
+    "model_attributes_type": 'a table with a name, such as { name = "ping" }',
     "dict_type": "a table",
     "too_short": "a list with something in it",
     "finite_number": "a finite number",
