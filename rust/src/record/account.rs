@@ -310,7 +310,7 @@ impl<T> Account<T> {
     /// When all has been settled: slot, vector and balance where it is not 0, though it must be. By slot and vector.
     #[must_use]
     pub fn wrong(&self) -> Vec<(u32, u8, i32)> {
-        // As they stand: all balances of a vCPU are on a page each.
+        // In the order in which they stand: in a large machine those of one vCPU are on 256 pages.
         let by_vector = (0u8..=255).zip(self.balance.chunks(self.slots.max(1)));
         let all =
             by_vector.flat_map(|(vector, of)| (0..).zip(of).map(move |(slot, &(balance, _))| (slot, vector, balance)));

@@ -30,6 +30,7 @@ mod reading;
 mod run;
 mod simulation;
 mod spinners;
+mod stay;
 mod timetable;
 mod tournament;
 

@@ -3,6 +3,7 @@
 //! A phase is a stretch of code that nothing interrupts; its costs are over when the next one begins.
 
 use super::simulation::{Simulation, Whereabouts, next_round};
+use super::stay::Stay;
 use crate::arch::{Exit, ExitReason};
 use crate::engine::machine::verdict::Directory;
 use crate::engine::machine::{Runner, What};
@@ -12,7 +13,6 @@ use crate::hypervisor::{
 use crate::memory::{Cache, Line, prefetch, prefetch_lines};
 use crate::processor::pid_table::Recent;
 use crate::processor::{LocalApic, Pages, local_apic};
-use crate::record::Traffic;
 use rand_xoshiro::rand_core::Rng;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -78,9 +78,8 @@ pub(super) struct Pcpu<'m> {
     pub(super) slice_end: Cell<u64>,
     /// To whom its guest sent an interrupt last.
     pub(super) sent_to: Cell<u32>,
-    /// IPIs that its guest sent and interrupts that it was delivered, which are not in the books yet.
-    sent: Cell<u32>,
-    delivered: Cell<u32>,
+    /// What its guest sent and was delivered, and is not in the books yet.
+    stay: Stay,
     pub(super) phase: Cell<Phase>,
     /// The local APIC may have something.
     pub(super) attention: Cell<bool>,
@@ -130,8 +129,7 @@ impl<'m> Pcpu<'m> {
             slice_end: Cell::new(0),
             over: Cell::new(false),
             sent_to: Cell::new(0),
-            sent: Cell::new(0),
-            delivered: Cell::new(0),
+            stay: Stay::new(),
             spins: Cell::new(false),
             pages: Cell::new(None),
             recent: Cell::new(None),
@@ -451,13 +449,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.entered(runner)
     }
 
-    /// VM exit is complete.
     /// The guest on a pCPU sent an IPI.
     #[inline]
     pub(super) fn has_sent(&mut self, at: &Pcpu<'_>, slot: u32) {
-        let sent = at.sent.get() + 1;
-        at.sent.set(sent);
-        if sent == u32::MAX {
+        if at.stay.sent() {
             self.enter_traffic(at, slot);
         }
     }
@@ -465,20 +460,18 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// It was delivered an interrupt.
     #[inline]
     pub(super) fn was_delivered(&mut self, at: &Pcpu<'_>, slot: u32) {
-        let delivered = at.delivered.get() + 1;
-        at.delivered.set(delivered);
-        if delivered == u32::MAX {
+        if at.stay.delivered() {
             self.enter_traffic(at, slot);
         }
     }
 
-    /// What the guest on a pCPU sent and was delivered goes into the books.
+    /// What it sent and was delivered goes into the books.
     #[inline(never)]
     pub(super) fn enter_traffic(&mut self, at: &Pcpu<'_>, slot: u32) {
-        let traffic = Traffic { sent: at.sent.take().into(), delivered: at.delivered.take().into() };
-        self.account.ran(slot, traffic);
+        self.account.ran(slot, at.stay.take());
     }
 
+    /// VM exit is complete.
     fn exited(&mut self, runner: &mut Runner) -> Next {
         let Some(Left { exit, instruction, .. }) = self.at().left.get() else { return Next::Broken };
         self.enter_traffic(self.at(), runner.task.slot);
