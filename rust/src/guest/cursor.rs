@@ -107,15 +107,16 @@ impl Cursor {
         self.frames.top.next != GuestCode::SECOND_HALF
     }
 
-    /// Whether its next act neither changes nor sees anything that another vCPU sees or changes.
+    /// Whether its next act neither changes nor sees anything that another vCPU sees or changes. `lasts`: the run is not told
+    /// to end before that act, which an endless loop would see.
     #[inline]
     #[must_use]
-    pub fn keeps_to_itself(&self, code: &GuestCode) -> bool {
+    pub fn keeps_to_itself(&self, code: &GuestCode, lasts: bool) -> bool {
         match code.at(self.frames.top.next) {
             // The end of a handler; that of the program is the run's business.
             Some(Instruction::End) => self.frames.in_handler(),
             Some(Instruction::Eoi | Instruction::LoopBegin { .. } | Instruction::Goto(_)) => true,
-            Some(Instruction::LoopEnd { times, .. }) => times.is_some(),
+            Some(Instruction::LoopEnd { times, .. }) => times.is_some() || lasts,
             _ => false,
         }
     }

@@ -20,7 +20,7 @@ fn acts(program: &[Statement], mode: ApicMode, count: usize) -> Vec<(bool, Actio
     let handler = Program::new(&[Statement::Eoi]).unwrap();
     let code = GuestCode::new(&[Program::new(program).unwrap(), handler], vec![0], &[1; 256], None);
     let mut cursor = Cursor::new(&code, 0, 1);
-    (0..count).map(|_| (cursor.keeps_to_itself(&code), next(&mut cursor, &code, 0, mode))).collect()
+    (0..count).map(|_| (cursor.keeps_to_itself(&code, false), next(&mut cursor, &code, 0, mode))).collect()
 }
 
 fn private(program: &[Statement], mode: ApicMode, count: usize) -> Vec<bool> {
@@ -79,9 +79,25 @@ fn the_end_of_a_handler_keeps_to_itself_and_that_of_the_program_does_not() {
     let handler = Program::new(&[Statement::Eoi]).unwrap();
     let code = GuestCode::new(&[Program::new(&[]).unwrap(), handler], vec![0], &[1; 256], None);
     let mut cursor = Cursor::new(&code, 0, 1);
-    assert!(!cursor.keeps_to_itself(&code));
+    assert!(!cursor.keeps_to_itself(&code, true));
     cursor.interrupt(&code, 0x41, true, 0);
-    assert!(cursor.keeps_to_itself(&code), "EOI");
+    assert!(cursor.keeps_to_itself(&code, false), "EOI");
+}
+
+#[test]
+fn an_endless_loop_keeps_to_itself_while_the_run_lasts() {
+    let program =
+        Program::new(&[Statement::Loop { times: None, body: vec![Statement::Compute { cycles: 1 }] }]).unwrap();
+    let code = GuestCode::new(&[program], vec![0], &[0; 256], None);
+    let mut cursor = Cursor::new(&code, 0, 1);
+    let mut acts = |lasts| -> Vec<_> {
+        (0..6).map(|_| (cursor.keeps_to_itself(&code, lasts), next(&mut cursor, &code, 0, ApicMode::X2Apic))).collect()
+    };
+    let (lasts, ends) = (acts(true), acts(false));
+    let own_steps = |acts: &[(bool, Action)]| acts.iter().filter(|(_, act)| *act == Action::Internal).count();
+    assert!(own_steps(&lasts) >= 2 && own_steps(&ends) >= 2, "{lasts:?} {ends:?}");
+    assert!(lasts.iter().all(|&(private, act)| private == (act == Action::Internal)), "{lasts:?}");
+    assert!(ends.iter().all(|&(private, _)| !private), "{ends:?}");
 }
 
 #[test]

@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 /// Long beside the making of the machine, and beside the ticks in which some systems count processor time.
 const PING_ROUNDS: u64 = 2_000_000;
 const STORM_IPIS: u64 = 1_000_000;
-/// Where fewer rounds make so many IPIs, what is measured would be little beside the entries and the ends of guests.
 const LEAST_ROUNDS: u64 = 32;
+/// About as long takes a round of a storm.
+const ROUND_CYCLES: u64 = 1500;
+/// So many rounds before what is measured vCPUs enter their guests, and fall out of step.
+const FIRST_ROUNDS: u64 = 4;
 const LARGE_VCPUS: u32 = 65_536;
 const TIMES: usize = 3;
 fn reason(error: impl std::fmt::Display) -> NotMeasured {
@@ -48,14 +51,18 @@ fn machine(
 /// The machine cannot be made, or something happened that must not.
 pub fn timed(config: &MachineConfig, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
     let begin = clock();
-    let ipis = ipis(config, costs, &mut |_| true)?;
+    let ipis = ipis(config, costs, None, &mut |_| true)?;
     Ok((clock() - begin, ipis))
 }
 
-/// IPIs of a run.
-fn ipis(config: &MachineConfig, costs: &Costs, keep_going: &mut dyn FnMut(u64) -> bool) -> Result<f64, NotMeasured> {
-    let run: VirtualRun =
-        virtual_time::run(config, Options { costs, cycles: None, log: 0, keep_going }).map_err(reason)?;
+/// IPIs of a run, whose endless loops end after so many cycles.
+fn ipis(
+    config: &MachineConfig,
+    costs: &Costs,
+    cycles: Option<u64>,
+    keep_going: &mut dyn FnMut(u64) -> bool,
+) -> Result<f64, NotMeasured> {
+    let run: VirtualRun = virtual_time::run(config, Options { costs, cycles, log: 0, keep_going }).map_err(reason)?;
     if let Some(violation) = run.machine.violations.first() {
         return Err(reason(&violation.message));
     }
@@ -63,13 +70,15 @@ fn ipis(config: &MachineConfig, costs: &Costs, keep_going: &mut dyn FnMut(u64) -
     Ok(sent as f64)
 }
 
-/// The same of a machine that is made: seconds from its first turn to its last ones.
-fn timed_turns(config: &MachineConfig, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
+/// Seconds of a machine that is made from its first turn to so many cycles, when its loops end, and its IPIs.
+fn timed_turns(config: &MachineConfig, costs: &Costs, cycles: u64) -> Result<(f64, f64), NotMeasured> {
     let (mut first, mut last) = (None, 0.0);
-    let ipis = ipis(config, costs, &mut |_| {
-        // Before the first turn, and then once in so many.
-        last = clock();
-        first.get_or_insert(last);
+    let ipis = ipis(config, costs, Some(cycles), &mut |now| {
+        // It is asked before the first turn, and then once in so many.
+        if now < cycles {
+            last = clock();
+            first.get_or_insert(last);
+        }
         true
     })?;
     Ok((last - first.unwrap_or(last), ipis))
@@ -83,8 +92,13 @@ pub fn ping_machine(policy: &str, rounds: u64) -> Result<MachineConfig, NotMeasu
     machine(policy, 2, 2, &json!({"name": "ping", "rounds": rounds, "vector": 0xE0}), &json!([]))
 }
 
-/// Each vCPU sends so often, on a pCPU of its own: to everyone at `"random"`, or to the `"next"`.
-pub(super) fn storm_machine(policy: &str, vcpus: u32, to: &str, rounds: u64) -> Result<MachineConfig, NotMeasured> {
+/// Each vCPU sends so often, or without end, on a pCPU of its own: to everyone at `"random"`, or to the `"next"`.
+pub(super) fn storm_machine(
+    policy: &str,
+    vcpus: u32,
+    to: &str,
+    rounds: Option<u64>,
+) -> Result<MachineConfig, NotMeasured> {
     let body = json!([{"op": "send", "vector": 0x41, "to": to, "mode": "fixed", "logical": false},
         {"op": "compute", "cycles": 1000}]);
     let program = json!([{"op": "loop", "times": rounds, "body": body}]);
@@ -114,14 +128,16 @@ pub fn ping(policy: &str, costs: &Costs) -> Result<f64, NotMeasured> {
 }
 
 /// Seconds of one IPI in a storm of so many vCPUs in virtual time, beside one in a storm of 64, to everyone at `"random"` or
-/// to the `"next"`. Neither the machine's making is in them, nor that vCPUs enter their guests for the first time and end.
+/// to the `"next"`. Neither the machine's making is in them, nor that vCPUs enter their guests for the first time, nor the end.
 ///
 /// # Errors
 /// The machine cannot be made.
 pub fn storm(policy: &str, vcpus: u32, to: &str, costs: &Costs) -> Result<Figure, NotMeasured> {
     let each = |vcpus: u32| {
-        let of = |rounds| timed_turns(&storm_machine(policy, vcpus, to, rounds)?, costs);
-        let (few, many) = (of(1)?, of(1 + (STORM_IPIS / u64::from(vcpus)).max(LEAST_ROUNDS))?);
+        let config = storm_machine(policy, vcpus, to, None)?;
+        let of = |rounds: u64| timed_turns(&config, costs, rounds * ROUND_CYCLES);
+        let rounds = (STORM_IPIS / u64::from(vcpus)).max(LEAST_ROUNDS);
+        let (few, many) = (of(FIRST_ROUNDS)?, of(FIRST_ROUNDS + rounds)?);
         Ok((many.0 - few.0) / (many.1 - few.1))
     };
     let rounds: Result<Vec<_>, NotMeasured> = (0..TIMES).map(|_| Ok((each(64)?, each(vcpus)?))).collect();

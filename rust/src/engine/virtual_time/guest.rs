@@ -101,7 +101,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 if until >= self.limit
                     && !(until < slice_end
                         && self.alone_until(at, task.vcpu.vp(), until)
-                        && cursor.keeps_to_itself(&vm.guest.code))
+                        && cursor.keeps_to_itself(&vm.guest.code, until < self.lasts_until))
                 {
                     return Next::Wait(until);
                 }

@@ -91,6 +91,8 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) now: u64,
     /// Its act may begin before this.
     pub(super) limit: u64,
+    /// The run is not told to end before this.
+    pub(super) lasts_until: u64,
     /// Guests may do acts ahead, see `ahead`.
     pub(super) may_be_alone: bool,
     pub(super) aims: Aims,
@@ -171,6 +173,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             current: NOBODY,
             now: 0,
             limit: 0,
+            lasts_until: 0,
             // The host of a recording takes pCPUs away, and chaos leaves nobody alone.
             may_be_alone: false,
             aims: Aims::default(),
@@ -210,6 +213,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.stopping = self.config.ends() && self.unfinished == 0;
         let (first_device, clock) = (self.pcpus.len() as u32, self.clock_actor());
         let time_limit = cycles.map_or(NEVER, |cycles| cycles.min(NEVER));
+        // The last program that ends by itself ends the run when it does.
+        self.lasts_until = if self.config.ends() { 0 } else { time_limit };
         let pcpus = self.pcpus;
         loop {
             if self.turns >= TURNS {

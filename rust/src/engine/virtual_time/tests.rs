@@ -191,11 +191,11 @@ fn slow_acts_lose_nothing() {
     }
 }
 
-/// Everyone to everyone at random. `handler`: of a vector that nobody sends.
-fn crowd(handler: &Value) -> MachineConfig {
+/// Everyone to everyone at random, so often or without end. `handler`: of a vector that nobody sends.
+fn crowd(handler: &Value, times: Option<u64>) -> MachineConfig {
     let body = json!([{"op": "send", "vector": 0x41, "to": "random", "mode": "fixed", "logical": false},
         {"op": "compute", "cycles": 700}]);
-    let program = json!([{"op": "loop", "times": 200, "body": body}]);
+    let program = json!([{"op": "loop", "times": times, "body": body}]);
     let group = json!([{"vcpus": (0..48).collect::<Vec<_>>(), "program": program}]);
     let handler = json!([{"vector": 0xF1, "program": handler}]);
     machine(&json!({"vcpus": 48, "group": group, "handler": handler}), &json!({"pcpus": 40}), KVM)
@@ -204,14 +204,14 @@ fn crowd(handler: &Value) -> MachineConfig {
 /// A guest that could have many interrupts waiting does nothing ahead.
 #[test]
 fn what_is_done_ahead_changes_nothing_but_the_number_of_turns() {
-    let run = |handler: &Value| {
+    let run = |handler: &Value, (times, cycles): (Option<u64>, Option<u64>)| {
         let mut asked = 0;
-        let (config, costs) = (crowd(handler), Costs { notification_flight: 2503, ..costs() });
+        let (config, costs) = (crowd(handler, times), Costs { notification_flight: 2503, ..costs() });
         let keep_going = &mut |_| {
             asked += 1;
             true
         };
-        let run = run(&config, Options { costs: &costs, cycles: None, log: 1 << 17, keep_going }).unwrap();
+        let run = run(&config, Options { costs: &costs, cycles, log: 1 << 17, keep_going }).unwrap();
         let latencies: Vec<_> = Class::ALL.iter().map(|&class| run.latencies.of(class).clone()).collect();
         let account = run.machine.account;
         let events = run.log.events().to_vec();
@@ -220,17 +220,19 @@ fn what_is_done_ahead_changes_nothing_but_the_number_of_turns() {
     let sends: Vec<_> = (0x60..0x70)
         .map(|vector| json!({"op": "send", "vector": vector, "to": "next", "mode": "fixed", "logical": false}))
         .collect();
-    let (ahead, plain) = (run(&json!([{"op": "eoi"}])), run(&json!(sends)));
-    assert!(ahead.1 < plain.1, "{} {}", ahead.1, plain.1);
-    assert!(ahead.0.5.len() > 10_000);
-    assert_eq!(ahead.0, plain.0);
+    for lasts in [(Some(200), None), (None, Some(300_000))] {
+        let (ahead, plain) = (run(&json!([{"op": "eoi"}]), lasts), run(&json!(sends), lasts));
+        assert!(ahead.1 < plain.1, "{} {}", ahead.1, plain.1);
+        assert!(ahead.0.5.len() > 10_000);
+        assert_eq!(ahead.0, plain.0);
+    }
 }
 
 /// The largest machines have another calendar, which knows in order who acts, and ask for memory by it.
 #[test]
 fn idle_pcpus_change_nothing_however_many_they_are() {
     let run = |pcpus: u32| {
-        let mut config = crowd(&json!([{"op": "eoi"}]));
+        let mut config = crowd(&json!([{"op": "eoi"}]), Some(200));
         config.pcpus = pcpus;
         let run = fine(&config, None);
         (run.cycles, run.spent, run.machine.account.counts, run.log.events().to_vec())
