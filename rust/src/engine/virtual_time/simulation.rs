@@ -91,7 +91,7 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) now: u64,
     /// Its act may begin before this.
     pub(super) limit: u64,
-    /// The run is not told to end before this.
+    /// The run is not told to end before this, where guests may be alone.
     pub(super) lasts_until: u64,
     /// Guests may do acts ahead, see `ahead`.
     pub(super) may_be_alone: bool,
@@ -213,8 +213,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.stopping = self.config.ends() && self.unfinished == 0;
         let (first_device, clock) = (self.pcpus.len() as u32, self.clock_actor());
         let time_limit = cycles.map_or(NEVER, |cycles| cycles.min(NEVER));
-        // The last program that ends by itself ends the run when it does.
-        self.lasts_until = if self.config.ends() { 0 } else { time_limit };
+        // The last program that ends by itself ends the run when it does. Where guests may not be alone turns stay as they are.
+        self.lasts_until = if self.may_be_alone && !self.config.ends() { time_limit } else { 0 };
         let pcpus = self.pcpus;
         loop {
             if self.turns >= TURNS {
