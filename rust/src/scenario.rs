@@ -165,7 +165,8 @@ pub enum ScenarioError {
     Machine(#[from] MachineError),
     /// It would never end.
     #[error(
-        "no program and no device of this scenario ends by itself: say for how many seconds it shall run, `seconds = 1` at the top of the file or --seconds 1"
+        "no program and no device of this scenario ends by itself: say for how many seconds it shall run, `seconds = 1` at \
+         the top of the file or --seconds 1"
     )]
     Endless,
 }
