@@ -79,6 +79,21 @@ def test_a_cost_that_others_leave_nothing_is_named() -> None:
     assert fit(published.find("ipiv-v4"), profiles.find(profiles.DEFAULT), FITTED).at_least == []
 
 
+def test_where_one_cost_is_at_its_least_the_others_make_up_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    row = '[[row]]\nquantity = "cycles"\nper = 2000\nfitted = true\nscenario = {{ {host} vm = [{vm}] }}\n'
+    ping = '{ workload = { name = "ping", rounds = 2000 } }'
+    fast = row.format(host="", vm=ping) + 'name = "with"\nmeasured = 10.0\n'
+    slow = row.format(host="host = { enable_ipiv = false },", vm=ping) + 'name = "without"\nmeasured = 5000.0\n'
+    file.write_text(f'title = "mine"\nsource = "my machine"\n{fast}{slow}')
+    rows, shipped = published.find(str(file)), profiles.find(profiles.DEFAULT)
+    both = fit(rows, shipped, ["notification_flight", "exit_msr_icr"])
+    assert both.at_least == ["notification_flight"]
+    alone = fit(rows, shipped.with_cycles({"notification_flight": 1}), ["exit_msr_icr"])
+    assert both.cycles["exit_msr_icr"] == pytest.approx(alone.cycles["exit_msr_icr"], abs=2)
+    assert abs(both.residuals[1]) < 5
+
+
 def test_sn_in_host_sends_a_thousandth_of_the_notifications() -> None:
     rows = {
         row["name"]: row for row in published.compare(published.find("sn-in-host"), profiles.find(profiles.DEFAULT))

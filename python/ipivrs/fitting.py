@@ -66,7 +66,7 @@ def fit(
         steps = _STEP * np.eye(len(costs))
         slopes = np.array([(_residuals(rows, start, costs, at + step) - residuals) / _STEP for step in steps])
         _are_told(costs, slopes)
-        change, *_ = np.linalg.lstsq(slopes.T, -residuals, rcond=None)
+        change = _least_squares(slopes.T, residuals, least - at)
         at = np.maximum(np.round(at + change), least)
         found = _residuals(rows, start, costs, at)
         progress(float(found @ found))
@@ -76,6 +76,25 @@ def fit(
     off = [float(value) for value in best_residuals]
     at_least = [name for name, cycle in cycles.items() if cycle == known[name][0]]
     return Fit(start.with_cycles(cycles), cycles, [row.name for row in rows], off, at_least)
+
+
+def _least_squares(
+    slopes: NDArray[np.float64], residuals: NDArray[np.float64], lowest: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What brings the residuals nearest to 0, none of it below the lowest.
+
+    Where one would be, it is held there, and the others make up for it.
+    """
+    change, free = np.zeros(len(lowest)), np.ones(len(lowest), dtype=bool)
+    while free.any():
+        left = residuals + slopes[:, ~free] @ change[~free]
+        change[free], *_ = np.linalg.lstsq(slopes[:, free], -left, rcond=None)
+        below = free & (change < lowest)
+        if not below.any():
+            break
+        change[below] = lowest[below]
+        free &= ~below
+    return change
 
 
 def _are_costs(names: Sequence[str]) -> None:
