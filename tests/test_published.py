@@ -57,7 +57,7 @@ def test_a_fit_finds_costs_that_were_changed() -> None:
     ("costs", "message"),
     [
         (["vm_exits"], "did you mean vm_exit"),
-        ([], "1 to 4 costs can be fitted to 4 rows"),
+        ([], r"1 to 4 costs can be fitted to 4 rows.*--costs"),
         (["vm_exit", "vm_entry", "spin", "post", "delivery"], "not 5"),
         (["vm_exit", "vm_entry"], "no row changes when vm_entry does"),
     ],

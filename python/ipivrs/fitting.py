@@ -57,7 +57,8 @@ def fit(
     if not rows:
         raise ProfileError("no row is marked fitted = true and has a measured quantity in cycles: none to fit to")
     if not costs or len(costs) > len(rows):
-        raise ProfileError(f"1 to {len(rows)} costs can be fitted to {len(rows)} rows in cycles, not {len(costs)}")
+        few = f"1 to {len(rows)} costs can be fitted to {len(rows)} rows in cycles, not {len(costs)}"
+        raise ProfileError(f"{few}: name other costs (--costs), or mark more rows fitted = true")
     least = np.array([known[name][0] for name in costs], dtype=float)
     at = np.array([start.cost[name].cycles for name in costs], dtype=float)
     best, best_residuals = at, _residuals(rows, start, costs, at)
