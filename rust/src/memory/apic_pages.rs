@@ -10,7 +10,7 @@ pub(super) const REGISTER_WORDS: usize = 128;
 pub type Registers<W> = [W; REGISTER_WORDS];
 
 /// Bytes that each takes of the physical address space.
-pub(super) const PAGE_BYTES: u64 = 4096;
+pub(super) const PAGE_BYTES: u64 = super::physical::PAGE_BYTES as u64;
 
 /// Pages that stand behind the flat part of a memory. In a large machine three quarters of all its memory would be what is
 /// behind the registers, where nobody writes: it is not there, and reads as 0.

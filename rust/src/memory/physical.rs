@@ -19,7 +19,7 @@ pub type Page<W> = [W; PAGE_WORDS];
 
 const WORD_BYTES: u64 = 8;
 const LINE_BYTES: u64 = WORD_BYTES * LINE_WORDS as u64;
-const PAGE_BYTES: usize = WORD_BYTES as usize * PAGE_WORDS;
+pub(super) const PAGE_BYTES: usize = WORD_BYTES as usize * PAGE_WORDS;
 /// The first allocation stands above page 0, so that a null address is nobody's.
 const FIRST_ADDRESS: u64 = 4096;
 

@@ -32,17 +32,11 @@ impl<'m> Simulation<'m, '_> {
     /// Whether the next act of the guest on the pCPU that acts is done though others act before.
     #[inline]
     pub(super) fn goes_ahead(&self, at: &Pcpu<'m>, vp: &VirtualProcessor, cursor: &Cursor, code: &GuestCode) -> bool {
-        if cursor.keeps_to_itself(code, self.lasts()) {
+        if cursor.keeps_to_itself(code, self.now < self.lasts_until) {
             self.undisturbed(at) || self.alone_until(at, vp, self.now)
         } else {
             cursor.computes(code) && self.alone_until(at, vp, self.now)
         }
-    }
-
-    /// Nobody tells the run to end before now.
-    #[inline]
-    pub(super) const fn lasts(&self) -> bool {
-        self.now < self.lasts_until
     }
 
     /// Nobody else can reach the pCPU that acts before its next act: others act later than `limit`, and what they do

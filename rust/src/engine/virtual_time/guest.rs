@@ -2,7 +2,8 @@
 
 use super::acts::{Acting, Seat, Step};
 use super::calendar::NEVER;
-use super::pcpu::{Injected, Next, Pcpu, Phase};
+use super::pcpu::{Injected, Pcpu, Phase};
+use super::scheduler::Next;
 use super::simulation::Simulation;
 use crate::engine::machine::verdict::Directory;
 use crate::engine::machine::{Runner, What};

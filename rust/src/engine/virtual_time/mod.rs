@@ -2,7 +2,7 @@
 //!
 //! One thread runs everything. Each pCPU has a clock; the one whose next act is earliest acts, and may go on while
 //! nobody else could act before it (`calendar` has the order, which is total: the same seed gives the same events on
-//! any machine). What acts do is the code that all engines share; here are the scheduler (`pcpu`), the time in a guest
+//! any machine). What acts do is the code that all engines share; here are the scheduler (`scheduler`, of a `pcpu`), the time in a guest
 //! (`guest`) and its acts (`acts`), devices (`device`), and what each act costs ([`Costs`]). `run` makes the machine,
 //! `simulation` says whose turn it is, `clock` finds out when nothing comes of it any longer. For speed alone are `ahead`,
 //! which spares turns, and `reading`, which asks for memory early.
@@ -28,6 +28,7 @@ mod marks;
 mod pcpu;
 mod reading;
 mod run;
+mod scheduler;
 mod simulation;
 mod spinners;
 mod stay;

@@ -1,5 +1,7 @@
 //! What a guest sent and was delivered since its last VM exit.
 
+use super::pcpu::Pcpu;
+use super::simulation::Simulation;
 use crate::record::Traffic;
 use std::cell::Cell;
 
@@ -38,6 +40,30 @@ fn one_more(count: &Cell<u32>) -> bool {
     let more = count.get() + 1;
     count.set(more);
     more == u32::MAX
+}
+
+impl Simulation<'_, '_> {
+    /// The guest on a pCPU sent an IPI.
+    #[inline]
+    pub(super) fn has_sent(&mut self, at: &Pcpu<'_>, slot: u32) {
+        if at.stay.sent() {
+            self.enter_traffic(at, slot);
+        }
+    }
+
+    /// It was delivered an interrupt.
+    #[inline]
+    pub(super) fn was_delivered(&mut self, at: &Pcpu<'_>, slot: u32) {
+        if at.stay.delivered() {
+            self.enter_traffic(at, slot);
+        }
+    }
+
+    /// What it sent and was delivered goes into the books.
+    #[inline(never)]
+    pub(super) fn enter_traffic(&mut self, at: &Pcpu<'_>, slot: u32) {
+        self.account.ran(slot, at.stay.take());
+    }
 }
 
 #[cfg(test)]
