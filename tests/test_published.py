@@ -94,6 +94,33 @@ def test_where_one_cost_is_at_its_least_the_others_make_up_for_it(tmp_path: Path
     assert abs(both.residuals[1]) < 5
 
 
+@pytest.mark.parametrize(
+    ("costs", "groups"),
+    [
+        (FITTED, []),
+        (["notification_flight", "delivery"], [["notification_flight", "delivery"]]),
+        (["delivery", "vm_exit"], []),
+        (
+            ["vm_exit", "delivery", "host_ipi", "line_transfer"],
+            [["vm_exit", "host_ipi"], ["delivery", "line_transfer"]],
+        ),
+        (["vm_exit", "exit_msr_icr", "exit_apic_write"], [["vm_exit", "exit_msr_icr", "exit_apic_write"]]),
+    ],
+)
+def test_costs_that_the_rows_cannot_tell_apart_are_named(costs: list[str], groups: list[list[str]]) -> None:
+    found = fit(published.find("ipiv-v4"), profiles.find(profiles.DEFAULT), costs)
+    assert sorted(found.not_told_apart) == sorted(groups)
+
+
+def test_what_to_do_about_costs_that_are_not_told_apart_is_said(shell: Shell) -> None:
+    arguments = ("profile", "fit", "ipiv-v4", "--costs", "notification_flight,delivery")
+    text = shell(*arguments).stdout
+    assert "the rows cannot tell notification_flight and delivery apart" in text
+    assert "leave one out of --costs, or add a row" in text
+    assert json.loads(shell(*arguments, "--json").stdout)["not_told_apart"] == [["notification_flight", "delivery"]]
+    assert "cannot tell" not in shell("profile", "fit", "ipiv-v4").stdout
+
+
 def test_sn_in_host_sends_a_thousandth_of_the_notifications() -> None:
     rows = {
         row["name"]: row for row in published.compare(published.find("sn-in-host"), profiles.find(profiles.DEFAULT))

@@ -153,7 +153,8 @@ def profile_fit(
         found = fit_profile(published.find(measurements), before, names)
     if json:
         rows = dict(zip(found.rows, found.residuals, strict=True))
-        show_json({"cycles": found.cycles, "rows": rows, "at_least": found.at_least})
+        together = {"at_least": found.at_least, "not_told_apart": found.not_told_apart}
+        show_json({"cycles": found.cycles, "rows": rows, **together})
     else:
         show(_fit(found, before))
     return 0
@@ -168,5 +169,14 @@ def _fit(found: Fit, before: Profile) -> Group:
         rows.add_row(name, f"{residual:+.1f}")
     fixed = len(before.cost) - len(found.cycles)
     notes = [f"{name} is as low as it can be: the other costs leave it nothing" for name in found.at_least]
+    notes += [_one_sum(names) for names in found.not_told_apart]
     notes.append(f"{fixed} other costs stayed as they were")
     return Group(costs, Text(), rows, Text("\n" + "\n".join(notes), style="dim"))
+
+
+def _one_sum(names: list[str]) -> str:
+    """What to say of costs that the rows cannot tell apart."""
+    return (
+        f"the rows cannot tell {', '.join(names[:-1])} and {names[-1]} apart, only what they come to together;\n"
+        "what each has of it follows from --from: leave one out of --costs, or add a row in which they differ"
+    )

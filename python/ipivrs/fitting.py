@@ -15,6 +15,8 @@ _ROUNDS = 12
 _STEP = 400
 # What comes once in a run, and not in each of its rounds, changes a row by less.
 _LEAST_SLOPE = 0.01
+# The steps make slopes inexact by a tenth: what is nearer to 0 than that may be 0.
+_LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Fit:
     """What came of a fit.
 
     `cycles` are the fitted costs; `residuals` what each of the rows named in `rows` is off by, in cycles (predicted
-    less measured). `at_least` names the costs that are as low as they can be: others took their part.
+    less measured). `at_least` names the costs that are as low as they can be: others took their part. The rows tell
+    only what the costs in a group of `not_told_apart` come to together: how it is divided follows from the start.
     """
 
     profile: Profile
@@ -30,6 +33,7 @@ class Fit:
     rows: list[str]
     residuals: list[float]
     at_least: list[str]
+    not_told_apart: list[list[str]]
 
 
 def fit(
@@ -64,8 +68,7 @@ def fit(
     best, best_residuals = at, _residuals(rows, start, costs, at)
     for _ in range(_ROUNDS):
         residuals = _residuals(rows, start, costs, at)
-        steps = _STEP * np.eye(len(costs))
-        slopes = np.array([(_residuals(rows, start, costs, at + step) - residuals) / _STEP for step in steps])
+        slopes = _slopes(rows, start, costs, at, residuals)
         _are_told(costs, slopes)
         change = _least_squares(slopes.T, residuals, least - at)
         at = np.maximum(np.round(at + change), least)
@@ -76,7 +79,16 @@ def fit(
     cycles = {name: int(value) for name, value in zip(costs, best, strict=True)}
     off = [float(value) for value in best_residuals]
     at_least = [name for name, cycle in cycles.items() if cycle == known[name][0]]
-    return Fit(start.with_cycles(cycles), cycles, [row.name for row in rows], off, at_least)
+    mixed = _not_told_apart(costs, _slopes(rows, start, costs, best, best_residuals))
+    return Fit(start.with_cycles(cycles), cycles, [row.name for row in rows], off, at_least, mixed)
+
+
+def _slopes(
+    rows: Sequence[Row], start: Profile, costs: Sequence[str], at: NDArray[np.float64], residuals: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What each of the rows gets longer by with a cycle more of a cost, cost by cost."""
+    steps = _STEP * np.eye(len(costs))
+    return np.array([(_residuals(rows, start, costs, at + step) - residuals) / _STEP for step in steps])
 
 
 def _least_squares(
@@ -110,6 +122,20 @@ def _are_told(costs: Sequence[str], slopes: NDArray[np.float64]) -> None:
     for name, slope in zip(costs, slopes, strict=True):
         if np.abs(slope).max() < _LEAST_SLOPE:
             raise ProfileError(f"no row changes when {name} does: it cannot be fitted to them")
+
+
+def _not_told_apart(costs: Sequence[str], slopes: NDArray[np.float64]) -> list[list[str]]:
+    """Groups of costs that can change together, and no row with them: the null space of the slopes."""
+    lengths = np.linalg.norm(slopes, axis=1, keepdims=True)
+    directions, shares, _ = np.linalg.svd(slopes / np.maximum(lengths, _LEAST_SLOPE))
+    free = directions[:, shares < _LEAST_SHARE]
+    together = np.abs(free @ free.T) > _LEAST_SHARE
+    groups: list[set[int]] = []
+    for row in together:
+        group = set(np.flatnonzero(row).tolist())
+        touched = [other for other in groups if other & group]
+        groups = [other for other in groups if other not in touched] + [group.union(*touched)]
+    return [[costs[at] for at in sorted(group)] for group in groups if len(group) > 1]
 
 
 def _residuals(
