@@ -77,6 +77,16 @@ def test_rows_of_unlike_scales_are_said_to_have_such(vms: list[tuple[list[int], 
     assert ("each row is to a scale of its own" in captured.get()) == said
 
 
+@pytest.mark.parametrize("got", [0, 1, 10**9])
+def test_a_vcpu_is_in_the_same_column_of_both_rows(got: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sections, "width", lambda: 100)
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(*sections.heat([([1] * 140, [got] * 140)], "received"))
+    sent, received = (line.split()[1] for line in captured.get().splitlines()[:2])
+    assert len(sent) == len(received)
+
+
 def test_a_report_in_ascii_has_nothing_else(process: Process) -> None:
     done = process("run", X2APIC_BOOT, PYTHONIOENCODING="ascii")
     assert done.stdout.isascii()

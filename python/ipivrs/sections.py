@@ -148,8 +148,9 @@ def heat(vms: Sequence[tuple[Sequence[int], Sequence[int]]], received: str) -> I
     for number, (sent, got) in enumerate(vms[:_MOST_STRIPS]):
         rows = Table(box=None, pad_edge=False, show_header=False)
         vm = f"VM {number} " if len(vms) > 1 else ""
+        # The two have a cell for the same vCPUs.
+        rest = max(len(_scale(values, len(values))) for values in (sent, got))
         for name, values, style in ((f"{vm}sent", sent, "cyan"), (f"{vm}{received}", got, "magenta")):
-            rest = len(_scale(values, len(values)))
             cells = strip(values, max(width() - _LABEL - _GAPS - rest, _FEWEST_CELLS))
             label = Text(name.ljust(_LABEL), no_wrap=True)
             rows.add_row(label, Text(cells.cells, style), Text(_scale(values, cells.per_cell), style="dim"))
