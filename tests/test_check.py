@@ -339,6 +339,17 @@ def test_a_policy_of_ones_own(shell: Shell, tmp_path: Path) -> None:
     assert result.stdout.startswith("mine is refuted: lost wake-up")
 
 
+def test_a_file_whose_policy_has_another_name_is_named_too(shell: Shell, tmp_path: Path) -> None:
+    mine = tmp_path / "copy.policy"
+    mine.write_text(shipped()["kvm"])
+    assert shell("check", mine, *SMALL).stdout.startswith(f"kvm ({mine}) holds: ")
+    assert json.loads(shell("check", mine, *SMALL, "--json").stdout)["file"] == str(mine)
+    assert shell("check", "kvm", *SMALL).stdout.startswith("kvm holds: ")
+    mine.write_text(shipped()["kvm"].partition("  before_entry:")[0])
+    refused = shell("check", mine, *SMALL)
+    assert (refused.exit_code, refused.stderr.startswith(f"error: {mine}: kvm has no routine ")) == (2, True)
+
+
 def test_a_mistake_in_a_policy_is_named_by_its_place(shell: Shell, tmp_path: Path) -> None:
     bad = tmp_path / "bad.policy"
     bad.write_text(shipped()["kvm"].replace("if on: clear_on; fence; harvest", "if onn: clear_on; fence; harvest", 1))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -49,11 +50,17 @@ def _verdict(result: CheckResult) -> Text:
     threads = values["threads"]
     cost = f"{result.states:,} states, {result.seconds:.2f} s, {threads} thread{'s' if threads != 1 else ''}"
     if result.violation is not None:
-        head = Text(f"{result.policy} is refuted: {_called(result.violation['kind'])}", style="bold red")
+        head = Text(f"{_subject(result)} is refuted: {_called(result.violation['kind'])}", style="bold red")
         return head.append(f" ({cost})", style="not bold default")
     if result.holds:
-        return Text(f"{result.policy} holds: {cost}", style="bold green")
-    return Text(f"{result.policy} is not decided: {cost}", style="bold yellow")
+        return Text(f"{_subject(result)} holds: {cost}", style="bold green")
+    return Text(f"{_subject(result)} is not decided: {cost}", style="bold yellow")
+
+
+def _subject(result: CheckResult) -> str:
+    """The policy's name, and its file where that has another: a copy of a shipped policy is not that one."""
+    file = result.file
+    return result.policy if file is None or Path(file).stem == result.policy else f"{result.policy} ({file})"
 
 
 def _left_out(result: CheckResult) -> Iterator[Text]:
@@ -155,7 +162,7 @@ def mutated(result: CheckResult, mutants: list[Mutant]) -> RenderableType:
     undecided = [mutant for mutant in mutants if mutant.verdict == "undecided"]
     summary = f"{len(mutants)} changes: {len(needed)} break it, {len(redundant)} do not"
     return Group(
-        Text(f"{result.policy} holds; {summary}", style="bold"),
+        Text(f"{_subject(result)} holds; {summary}", style="bold"),
         Text(f"  {result.bounds}", style="dim"),
         *_nothing_posted_by_hardware(result.bounds),
         *_changes("The proof needs", [(mutant, mutant.why or _called(mutant.verdict)) for mutant in needed]),

@@ -9,7 +9,7 @@ from ipivrs import __version__, _core, notebook, variants
 from ipivrs.bounds import Bounds, MemoryModel
 from ipivrs.entries import HOLDS, collection
 from ipivrs.frames import Column, Tabular
-from ipivrs.policies import find, parsed
+from ipivrs.policies import find, parsed, shipped
 from ipivrs.progress import Progress
 
 _MIB = 2**20
@@ -68,6 +68,11 @@ class CheckResult(Tabular):
     def policy(self) -> str:
         """The policy's name."""
         return cast("str", self._values["policy"])
+
+    @property
+    def file(self) -> str | None:
+        """The file that it is in; None of a shipped one."""
+        return cast("str | None", self._values["file"])
 
     @property
     def holds(self) -> bool | None:
@@ -142,13 +147,14 @@ class CheckResult(Tabular):
 
 @dataclass(frozen=True)
 class Subject:
-    """A policy to check: its text with all changes in it, and under which bounds."""
+    """A policy to check: its text with all changes in it, the file that it is from if any, and under which bounds."""
 
     name: str
     source: str
     text: str
     without: tuple[str, ...]
     bounds: Bounds
+    file: str | None = None
 
     def check(
         self,
@@ -163,16 +169,20 @@ class Subject:
         `progress` is called some times a second with "states", how many were reached, and 0: nobody knows of how many.
         """
         max_bytes = None if max_memory is None else max_memory * _MIB
-        found = _core.check(
-            self.text,
-            self.bounds.as_json(),
-            threads=threads,
-            max_states=max_states,
-            max_bytes=max_bytes,
-            progress=progress,
-        )
+        try:
+            found = _core.check(
+                self.text,
+                self.bounds.as_json(),
+                threads=threads,
+                max_states=max_states,
+                max_bytes=max_bytes,
+                progress=progress,
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.file}: {error}" if self.file else str(error)) from error
         about = {
             "policy": self.name,
+            "file": self.file,
             "source": self.source,
             "bounds": self.bounds.as_dict(),
             "without": list(self.without),
@@ -182,8 +192,8 @@ class Subject:
         return CheckResult({**found, **about})
 
     def with_text(self, text: str) -> "Subject":
-        """The same with another text."""
-        return replace(self, text=text)
+        """The same with another text, which is in no file."""
+        return replace(self, text=text, file=None)
 
 
 def subject(
@@ -208,14 +218,15 @@ def subject(
         start = Subject(name, entry.source, entry.policy_text, entry.without, entry.bounds)
     else:
         found = find(name, also=entries)
-        start = Subject(found.name, found.source, found.text, (), Bounds())
+        file = None if name in shipped() else name
+        start = Subject(found.name, found.source, found.text, (), Bounds(), file)
     text = start.text
     for spec in without:
         text = variants.without(text, spec)
     if without:
         parsed(f"{start.name} without {', '.join(without)}", text)
     asked = Bounds.from_dict({**start.bounds.as_dict(), **(bounds or {})})
-    return Subject(start.name, start.source, text, (*start.without, *without), asked)
+    return replace(start, text=text, without=(*start.without, *without), bounds=asked)
 
 
 def check(
