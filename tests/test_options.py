@@ -25,6 +25,14 @@ def test_what_is_no_number_in_range(text: str) -> None:
         number("--vector", text, 0, 255)
 
 
+@pytest.mark.parametrize("text", ["9", "many"])
+@pytest.mark.parametrize("high", [4, 7])
+def test_a_count_is_not_said_in_hexadecimal(text: str, high: int) -> None:
+    with pytest.raises(BadInputError, match=rf"^--vcpus must be (a number, )?1 to {high}[,;] not ") as caught:
+        number("--vcpus", text, 1, high)
+    assert "0x" not in str(caught.value)
+
+
 def test_a_list_of_numbers() -> None:
     assert numbers("--apic-ids", "0, 0x2,4", 0, 255) == [0, 2, 4]
     with pytest.raises(BadInputError, match="each of --apic-ids must be"):

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
 
+_LEAST_FIELD = 0xFF
+
 
 class BadInputError(Exception):
     """What the user gave cannot be used; the message says what to change."""
@@ -36,11 +38,14 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 def number(option: str, text: str, low: int, high: int) -> int:
     """A number in decimal or, with 0x in front, in hexadecimal."""
-    allowed = f"{low} to {high} ({low:#x} to {high:#x})"
+    allowed, example = f"{low} to {high}", ""
+    if high >= _LEAST_FIELD and high & (high + 1) == 0:
+        # All that so many bits can be is nearer in hexadecimal.
+        allowed, example = f"{allowed} ({low:#x} to {high:#x})", ", such as 25 or 0x19"
     try:
         value = int(text, 16 if text.lower().startswith("0x") else 10)
     except ValueError:
-        raise BadInputError(f"{option} must be a number, {allowed}, such as 25 or 0x19; not {text!r}") from None
+        raise BadInputError(f"{option} must be a number, {allowed}{example}; not {text!r}") from None
     if not low <= value <= high:
         raise BadInputError(f"{option} must be {allowed}, not {text}")
     return value
