@@ -8,6 +8,7 @@ import pytest
 
 import ipivrs
 from conftest import Shell
+from ipivrs import profiles, published
 from ipivrs.policies import ELSEWHERE, shipped
 from ipivrs.running import shipped_path, shipped_scenarios
 from pages import ROOT, blocks
@@ -217,6 +218,23 @@ def test_a_grid_is_no_scenario_and_its_command_is_named(tmp_path: Path, shell: S
     result = shell("run", file)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"error: {file}:2: this is a grid: `ipivrs sweep {file}` runs it\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        (
+            profiles.shipped()["sapphire-rapids"],
+            "this is a profile: `ipivrs run SCENARIO --engine virtual-time --profile {}` uses it",
+        ),
+        (published.shipped()["ipiv-v4"], "these are measurements: `ipivrs bench published {}` compares them"),
+    ],
+)
+def test_what_is_no_scenario_is_called_what_it_is(shell: Shell, file: Path, says: str) -> None:
+    for command in ("run", "sweep"):
+        result = shell(command, file)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert re.fullmatch(rf"error: {re.escape(str(file))}:\d+: {re.escape(says.format(file))}\n", result.stderr)
 
 
 def test_many_mistakes_are_shown_together_and_counted(tmp_path: Path) -> None:

@@ -36,8 +36,13 @@ _TYPES = {
 # Lists of tables, which TOML writes with two brackets.
 _TABLES = ("vm", "group", "handler", "device", "row")
 
-# The table that only this kind of file has, and the command that takes it.
-_RUN_BY = {"a scenario": ("vm", "run"), "a grid": ("grid", "sweep")}
+# The table that only this kind of file has, and what to say of one that is given for another.
+_KINDS = {
+    "a scenario": ("vm", "this is a scenario: `ipivrs run {}` runs it"),
+    "a grid": ("grid", "this is a grid: `ipivrs sweep {}` runs it"),
+    "a profile": ("cost", "this is a profile: `ipivrs run SCENARIO --engine virtual-time --profile {}` uses it"),
+    "measurements": ("row", "these are measurements: `ipivrs bench published {}` compares them"),
+}
 
 _NO_VALUE = re.compile(r"(?P<line>\d+):(?P<column>\d+): (invalid boolean|string values must be quoted)")
 
@@ -78,10 +83,10 @@ def read(path: Path, what: str = "a scenario") -> Source:
 
     Args:
         path: The file.
-        what: What it should be, for messages.
+        what: What it should be: "a scenario", "a grid", "a profile" or "measurements".
 
     Raises:
-        ScenarioError: It cannot be read, is no TOML, or is a grid or a scenario where it should be something else.
+        ScenarioError: It cannot be read, is no TOML, or is a file of another kind.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -97,9 +102,9 @@ def read(path: Path, what: str = "a scenario") -> Source:
         message = str(error)
         raise ScenarioError(f"{path}:{_unquoted(text, message) or _twice(text, message) or message}") from error
     source = Source(path, table, dict(lines))
-    for other, (key, command) in _RUN_BY.items():
-        if key in table and (what not in _RUN_BY or _RUN_BY[what][0] not in table):
-            raise ScenarioError(f"{source.place((key,))}: this is {other}: `ipivrs {command} {path}` runs it")
+    for key, instead in _KINDS.values():
+        if key in table and _KINDS[what][0] not in table:
+            raise ScenarioError(f"{source.place((key,))}: {instead.format(path)}")
     return source
 
 
