@@ -337,6 +337,19 @@ def test_a_signal_ends_it_and_it_goes_on(tmp_path: Path, shell: Shell, number: i
     assert not journal_of(out).exists()
 
 
+def test_a_signal_before_the_first_point_leaves_nothing(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, "seed = [1, 2]", SLOW.replace("0.3", "1e6")), tmp_path / "r.csv"
+    command = [sys.executable, "-m", "ipivrs", "sweep", str(grid), "--out", str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not workers_of(process.pid):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = "error: interrupted before the first of 2 points was done: nothing is written\n"
+    assert (*process.communicate(timeout=60), process.returncode) == ("", said, 130)
+    assert not out.exists()
+    assert not journal_of(out).exists()
+
+
 def test_after_a_kill_it_goes_on_and_no_worker_is_left(tmp_path: Path) -> None:
     grid, out = write_grid(tmp_path, "seed = { from = 1, to = 10 }", SLOW), tmp_path / "r.csv"
     process = begun(grid, out, "--workers", "2")

@@ -77,12 +77,18 @@ def sweep(
         )
     if json:
         show_json(result.as_dict())
-    else:
+    elif result.rows:
         show(*_report(result))
     if result.partial:
-        complain(f"interrupted: {len(result.rows)} of {result.points} points are done; the same command runs the rest")
+        complain(_interrupted(len(result.rows), result.points))
         return _SIGNALLED + (result.stopped_by or 0)
     return _FAILED if result.errors or result.violations else 0
+
+
+def _interrupted(done: int, points: int) -> str:
+    if done == 0:
+        return f"interrupted before the first of {points} points was done: nothing is written"
+    return f"interrupted: {done} of {points} points are done; the same command runs the rest"
 
 
 def _report(result: SweepResult) -> list[Text]:
