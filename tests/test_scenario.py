@@ -1,10 +1,12 @@
 """Scenarios: what comes of them, from Python and from the shell."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,8 +118,34 @@ def test_a_program_is_built_in_python() -> None:
     result = fine(ipivrs.Scenario(vm=[vm], title="by hand"))
     assert result.counters["virtualized"] == result.counters["delivered"] == 100
     assert repr(result).startswith("<ScenarioResult by hand: 100 IPIs, 100 virtualized")
-    with pytest.raises(ValueError, match="less than or equal to 255"):
-        ipivrs.Program().send(256, to=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ipivrs.Program().loop(-1, ipivrs.Program().hlt()), "Loop.times: must be 0 or more, not -1"),
+        (lambda: ipivrs.Program().send(256, to=1), "Send.vector: must be 255 or less, not 256"),
+        (
+            lambda: ipivrs.Program().send(0x41, to="nxt"),  # type: ignore[arg-type]  # that is the point
+            "Send.to: must be a whole number or one of next, random, others, not 'nxt'; did you mean next?",
+        ),
+        (
+            lambda: ipivrs.Program().send(0x41),
+            "Send: give to (a vCPU, next, random, others) or dest (the raw value)",
+        ),
+        (lambda: ipivrs.Program().choose((0, ipivrs.Program().hlt())), "Branch.weight: must be 1 or more, not 0"),
+        (lambda: ipivrs.VM(vcpu=2), "VM.vcpu: no such field; did you mean vcpus?"),  # type: ignore[call-arg]
+        (lambda: ipivrs.Host(pcpus=0, apic="x"), "Host.pcpus: must be 1 or more, not 0\nHost.apic: must be one of "),
+        (lambda: ipivrs.Group(program=[]), "Group.vcpus: it is missing, and must be given"),  # type: ignore[call-arg]
+        (
+            lambda: ipivrs.Scenario(vm=[{"workload": {"name": "ping", "rounds": 0}}]),
+            "Scenario.vm[0].workload.rounds: must be 1 or more, not 0",
+        ),
+    ],
+)
+def test_mistakes_in_python_are_said_as_in_files(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        make()
 
 
 def test_every_statement_does_something() -> None:

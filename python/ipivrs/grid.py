@@ -125,7 +125,7 @@ class Grid(Table):
     varies fastest.
 
     Raises:
-        pydantic.ValidationError: A `ValueError`; a field is missing, unknown or no list of values.
+        ValueError: A field is missing, unknown or no list of values.
     """
 
     title: str = ""

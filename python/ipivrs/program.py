@@ -32,7 +32,7 @@ class Program(list[AnyStatement]):
 
     ipivrs.Program().loop(1000, ipivrs.Program().send(0xFB, to=1).wait("handled"))
 
-    Every method raises `pydantic.ValidationError` (a `ValueError`) for a value out of its range.
+    Every method raises a `ValueError` for a value out of its range: the field, and what is allowed.
     """
 
     def send(

@@ -233,7 +233,7 @@ class Scenario(Table):
     `seconds`: after so long endless loops end; without it, and without an endless loop, the programs end the run.
 
     Raises:
-        pydantic.ValidationError: A `ValueError`; a field is missing, unknown or out of its range.
+        ValueError: A field is missing, unknown or out of its range.
     """
 
     title: str = ""

@@ -173,6 +173,12 @@ def mistakes(
             yield from ((where, _brackets(where, mistake) or _what(mistake)) for mistake in found)
 
 
+def explained(error: ValidationError, name: str, fields: dict[str, Any]) -> str:
+    """Everything that is wrong with the fields that a table of this name was made of in Python."""
+    found = ((_field((name, *where)), what) for where, what in mistakes(error, fields))
+    return shortened(f"{place}{what}" for place, what in found)
+
+
 def _place_in(location: Path_, table: dict[str, Any]) -> Path_:
     """The part of a location that is in the file: pydantic puts the names of union members in between."""
     place: list[str | int] = []

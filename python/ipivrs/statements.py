@@ -6,11 +6,12 @@ A statement is a word ("hlt") or a table whose first key says what it does ({ se
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from ipivrs.names import Apic
 from ipivrs.options import did_you_mean
+from ipivrs.scenario_text import explained
 
 _FIRST_LEGAL = 16
 
@@ -50,6 +51,20 @@ class Table(BaseModel):
 
     # Validators are made when they are first used: a command that reads no scenario begins a quarter faster.
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True, defer_build=True)
+
+    def __init__(self, /, **fields: Any) -> None:  # noqa: ANN401 (whatever is given)
+        """Make it of its fields.
+
+        Raises:
+            ValueError: What is wrong with them, said as of a file.
+        """
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(explained(error, type(self).__name__, fields)) from None
+
+    # As pydantic marks its own: a table within others is not made by it, and its mistakes keep their places.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="before")
     @classmethod
