@@ -74,7 +74,10 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
         ),
         ("seed = -1\n[[vm]]\n", "a.toml:1: seed: must be 0 or more, not -1"),
         ('[[vm]]\nvcpus = 300\napic = "xapic"\n', "vcpus must be 255 or less in xAPIC mode"),
-        ("[[vm]]\nvcpus = 9\nmax_vcpu_ids = 8\n", "vcpus (9) must not exceed max_vcpu_ids (8)"),
+        (
+            "[[vm]]\nvcpus = 9\nmax_vcpu_ids = 8\n",
+            "a.toml:3: vm[0].max_vcpu_ids: must be 9 or more, one for each vCPU, not 8",
+        ),
         ("[[vm]]\n[[device]]\nvm = 3\n", "a.toml:3: device[0].vm: device.vm must be 0 to 0, not 3"),
         (
             "[[vm]]\n[[device]]\n[[device]]\ngap = 1\nvcpu = 2\n",

@@ -185,8 +185,9 @@ class VM(Table):
         if self.apic == "xapic" and self.vcpus > 255:  # noqa: PLR2004 (IDs 0 to 254; 255 is broadcast)
             raise PydanticCustomError("vcpus", "vcpus must be 255 or less in xAPIC mode: its APIC IDs have 8 bits")
         if self.max_vcpu_ids is not None and self.vcpus > self.max_vcpu_ids:
-            message = "vcpus ({vcpus}) must not exceed max_vcpu_ids ({max})"
-            raise PydanticCustomError("vcpus", message, {"vcpus": self.vcpus, "max": self.max_vcpu_ids})
+            message = "must be {vcpus} or more, one for each vCPU, not {max}"
+            context = {"vcpus": self.vcpus, "max": self.max_vcpu_ids, "at": ("max_vcpu_ids",)}
+            raise PydanticCustomError("vcpus", message, context)
         for number, group in enumerate(self.group):
             highest = max(group.vcpus)
             if highest >= self.vcpus:
