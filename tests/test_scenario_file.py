@@ -9,6 +9,7 @@ import pytest
 import ipivrs
 from conftest import Shell
 from ipivrs import profiles, published
+from ipivrs.doubts import doubts
 from ipivrs.policies import ELSEWHERE, shipped
 from ipivrs.running import shipped_path, shipped_scenarios
 from pages import ROOT, blocks
@@ -346,6 +347,46 @@ def test_a_shipped_scenario_is_found_by_its_name(shell: Shell) -> None:
         assert result.exit_code == 2
         assert "the shipped scenario of this name is" in result.stderr
     assert "the shipped scenario" not in shell("run", "storm.data").stderr
+
+
+ONE = "[[vm]]\nvcpus = 1\n[[vm.group]]\nvcpus = 0\n"
+TO_NEXT = '{ send = 0x41, to = "next" }'
+HANDLER = "[[vm.handler]]\nvector = 0x41\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (
+            f'{ONE}program = [{{ loop = 2, body = [{{ send = 0x41, to = "random" }}] }}]\n',
+            ['note: a.toml:5: vm[0].group[0].program[0].body[0].to: "random" is about other vCPUs, and the VM has one'],
+        ),
+        (f'{ONE}program = [{{ call = 0x41, to = "others" }}, {{ message = 0x41, to = "next" }}]\n', ["note: "] * 2),
+        (f"{ONE}program = [{{ send = 0x41, to = 0 }}, {{ send = 0x41, dest = 0 }}]\n", []),
+        (f"[chaos]\nhot_add = 1\n{ONE}program = [{TO_NEXT}]\n", []),
+        (
+            f'{ONE}program = [{{ self = 0x41 }}]\n{HANDLER}program = ["sti"]\n',
+            ["note: a.toml:8: vm[0].handler[0].program: no eoi: vector 0x41 stays in service once it is delivered"],
+        ),
+        (f'{ONE}program = ["eoi"]\n{HANDLER}program = ["sti"]\n', []),
+        (f'{ONE}program = []\n{HANDLER}program = [{{ choose = [{{ body = ["eoi"] }}] }}]\n', []),
+        (f"{ONE}program = []\n{HANDLER}program = [{{ register = 0xB0, value = 0 }}]\n", []),
+        (f"{ONE}program = [{', '.join([TO_NEXT] * 7)}]\n", ["note: "] * 6),
+    ],
+)
+def test_what_is_seldom_meant_is_remarked(tmp_path: Path, shell: Shell, text: str, notes: list[str]) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    result = shell("run", file, "--engine", "virtual-time", "--seconds", "0.001", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["violations"]) == (0, [])
+    said = result.stderr.replace(str(file), "a.toml").splitlines()
+    assert len(said) == len(notes)
+    assert all(line.startswith(note) for line, note in zip(said, notes, strict=True)), said
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_shipped_scenarios_mean_what_they_say(name: str) -> None:
+    assert list(doubts(ipivrs.Scenario.load(shipped_path(name)))) == []
 
 
 def test_it_is_said_whose_a_policy_is_that_ipis_go_past(tmp_path: Path, shell: Shell) -> None:

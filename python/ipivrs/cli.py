@@ -22,6 +22,7 @@ from ipivrs.bars import watching
 from ipivrs.bench_command import bench
 from ipivrs.bench_command import profile as profile_commands
 from ipivrs.check_command import check
+from ipivrs.doubts import doubts
 from ipivrs.explanation import explanation
 from ipivrs.icr import explain as explain_icr
 from ipivrs.machine import Machine, describe, machine
@@ -33,6 +34,7 @@ from ipivrs.results import RunResult, run_recording
 from ipivrs.running import load as load_scenario
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
+from ipivrs.scenario_text import read, shortened
 from ipivrs.schema_command import schema
 from ipivrs.simulation import ScenarioResult
 from ipivrs.starting import INTERRUPTED
@@ -279,6 +281,7 @@ def run(
             for_both if engine == "virtual-time" else _given(ipi_virtualization=False if no_ipiv else None)
         )
         _remark_whose_policies(loaded, policy)
+        _remark_doubts(files, loaded)
         with watching() as progress:
             told = _given(progress=progress)
             results = [
@@ -353,6 +356,15 @@ def _remark_whose_policies(loaded: list[Scenario | str], given: str | None) -> N
                 "it, and an interrupt that is lost so is not its fault. With host.enable_ipiv = false all go through "
                 f"it; `ipivrs check {policy}` has it where it belongs"
             )
+
+
+def _remark_doubts(files: list[str], loaded: list[Scenario | str]) -> None:
+    """What is no mistake, and is seldom meant; the result alone does not show why nothing comes of it."""
+    for file, what in zip(files, loaded, strict=True):
+        if isinstance(what, Scenario) and (found := list(doubts(what))):
+            source = read(Path(file))
+            for line in shortened(source.about(*doubt) for doubt in found).split("\n"):
+                remark(line)
 
 
 def _show_results(results: list[RunResult | ScenarioResult]) -> None:

@@ -201,11 +201,11 @@ class VM(Table):
         in_groups = ((vcpu, ("group", at, "vcpus")) for at, group in enumerate(self.group) for vcpu in group.vcpus)
         check_once("vCPU {}", in_groups)
         check_once("vector {:#x}", ((each.vector, ("handler", at, "vector")) for at, each in enumerate(self.handler)))
-        check_names(_programs(self))
+        check_names(programs(self))
         return self
 
 
-def _programs(vm: VM) -> Iterator[tuple[Path_, list[AnyStatement]]]:
+def programs(vm: VM) -> Iterator[tuple[Path_, list[AnyStatement]]]:
     """The programs of a VM's groups and handlers, each with its path in the table of the VM."""
     yield from ((("group", at, "program"), group.program) for at, group in enumerate(vm.group))
     yield from ((("handler", at, "program"), handler.program) for at, handler in enumerate(vm.handler))
@@ -264,9 +264,9 @@ class Scenario(Table):
     def _targets_exist(self) -> "Scenario":
         for number, vm in enumerate(self.vm):
             last = vm.vcpus - 1 + (self.chaos.hot_add if number == 0 else 0)
-            for path, program in _programs(vm):
+            for path, program in programs(vm):
                 for at, to in targets(program, ("vm", number, *path)):
-                    if to > last:
+                    if isinstance(to, int) and to > last:
                         message = "to = {to} names a vCPU, and VM {vm} has 0 to {last}; nobody's ID is dest = {to}"
                         context = {"vm": number, "to": to, "last": last, "at": at}
                         raise PydanticCustomError("target", message, context)

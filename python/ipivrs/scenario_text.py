@@ -74,8 +74,11 @@ class Source:
 
     def mistakes(self, error: ValidationError) -> Iterator[str]:
         """What pydantic found, a line for each mistake."""
-        for where, what in mistakes(error, self.table, self.lines):
-            yield f"{self.place(where)}: {_field(where)}{what}"
+        return (self.about(*mistake) for mistake in mistakes(error, self.table, self.lines))
+
+    def about(self, where: Path_, what: str) -> str:
+        """Something about a field, with file and line."""
+        return f"{self.place(where)}: {_field(where)}{what}"
 
 
 def read(path: Path, what: str = "a scenario") -> Source:

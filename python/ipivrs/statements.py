@@ -323,8 +323,8 @@ def within(statements: Iterable[_Statement], path: Path_ = ()) -> Iterator[tuple
                 yield from within(branch.body, (*here, "choose", number, "body"))
 
 
-def targets(statements: Iterable[_Statement], path: Path_ = ()) -> Iterator[tuple[Path_, int]]:
-    """The vCPUs that statements name with `to`, those in loops and branches too, each with its path in a file."""
+def targets(statements: Iterable[_Statement], path: Path_ = ()) -> Iterator[tuple[Path_, Target]]:
+    """What statements have in `to`, those in loops and branches too, each with its path in a file."""
     for at, statement in within(statements, path):
-        if isinstance(statement, _Targeted) and isinstance(statement.to, int):
+        if isinstance(statement, _Targeted) and statement.to is not None:
             yield (*at, "to"), statement.to
