@@ -140,6 +140,13 @@ impl X2ApicLdr {
     pub const fn of_id(id: u32) -> Self {
         Self::new().with_member(1 << (id & 0xF)).with_cluster((id >> 4) as u16)
     }
+
+    /// The IDs whose logical ID is in this cluster.
+    #[must_use]
+    pub const fn ids_of_cluster(self) -> std::ops::Range<u32> {
+        let first = (self.cluster() as u32) << 4;
+        first..first + 16
+    }
 }
 
 #[cfg(test)]

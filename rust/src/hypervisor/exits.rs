@@ -224,8 +224,12 @@ impl Task {
         }
         let meant = {
             let slots = host.slots_of(self.vm);
-            let vcpus = slots.filter_map(|number| Some((number, host.slot(number)?.words.identity())));
-            targets(icr, me, vcpus)
+            let identity = |slot| Some((slot, host.slot(slot)?.words.identity()));
+            let vm = host.vm(self.vm);
+            match vm.and_then(|vm| vm.candidates(host.memory(), icr, self.vcpu.vcpu())) {
+                Some(few) => targets(icr, me, few.iter().map(|number| slots.start + number).filter_map(identity)),
+                None => targets(icr, me, slots.filter_map(identity)),
+            }
         };
         if meant.is_empty() {
             return host.note(Event::Dropped);

@@ -88,6 +88,12 @@ impl ApicIdentity {
             .with_x2apic_id(x2apic_id)
     }
 
+    /// It is addressed by what its guest wrote into its registers.
+    #[must_use]
+    pub const fn in_xapic_mode(self) -> bool {
+        self.present() && self.enabled() && !self.x2apic()
+    }
+
     /// The ID that its guest uses now.
     #[must_use]
     pub const fn id(self) -> u32 {

@@ -3,6 +3,7 @@
 //! Names are KVM's (`arch/x86/kvm`). [`KvmIntel`] is the module after its set-up; a [`Vm`] owns the PID-pointer table and a
 //! [`Vcpu`] its virtual processor; [`policy`] says who changes a descriptor, and when.
 
+mod apic_map;
 mod apicv;
 mod enter;
 mod exits;

@@ -141,8 +141,8 @@ impl<'m, W: Word> VcpuWords<'m, W> {
         ApicIdentity::from_bits(self.0[IDENTITY].load())
     }
 
-    /// Publishes how others address it.
-    pub fn set_identity(self, identity: ApicIdentity) {
+    /// Stores how others address it. [`Vm::publish`](super::Vm::publish) counts it too.
+    pub(super) fn set_identity(self, identity: ApicIdentity) {
         self.0[IDENTITY].store(identity.into_bits());
     }
 

@@ -190,10 +190,8 @@ impl Vcpu {
 
     /// Tells the others how this local APIC is addressed from now on. (`kvm_recalculate_apic_map`)
     pub fn publish_identity<W: Word>(&self, memory: &PhysicalMemory<W>, vm: &Vm) {
-        if let (Some(page), Some(words)) =
-            (memory.registers(self.vp.vmcs.virtual_apic), vm.vcpu_words(memory, self.number))
-        {
-            words.set_identity(ApicIdentity::of(VirtualApic::new(page), self.mode, self.apic_id));
+        if let Some(page) = memory.registers(self.vp.vmcs.virtual_apic) {
+            vm.publish(memory, self.number, ApicIdentity::of(VirtualApic::new(page), self.mode, self.apic_id));
         }
     }
 

@@ -2,13 +2,14 @@
 //!
 //! KVM: `vmx_vcpu_precreate` (table, `vmx_get_pid_table_order`), `vmx_vcpu_create` (entry and descriptor).
 
+use super::apic_map::{ApicMap, XApicUsers};
 use super::apicv::{Apicv, Inhibits, MsrBitmap};
 use super::identity::ApicIdentity;
 use super::setup::{KvmIntel, Missing, ModuleParameters, POSTED_INTR_VECTOR};
 use super::shared::VcpuWords;
 use super::vcpu::Vcpu;
 use crate::arch::posted_interrupt::{DESCRIPTOR_BYTES, ENTRY_BYTES, MAX_ENTRIES};
-use crate::arch::{ApicMode, NotificationDestination, PidControl, PidPointerEntry};
+use crate::arch::{ApicMode, Icr, NotificationDestination, PidControl, PidPointerEntry};
 use crate::memory::{OutOfMemory, Owner, PhysicalMemory, Word};
 use crate::processor::{Capabilities, EntryFailure, VirtualProcessor, Vmcs, descriptor, pid_table};
 use thiserror::Error;
@@ -18,6 +19,7 @@ pub const MAX_VCPUS: usize = MAX_ENTRIES;
 
 const PAGE_BYTES: u64 = 4096;
 const LINE_BYTES: u64 = 64;
+const WORD_BYTES: u64 = 8;
 
 /// What a VM is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +136,8 @@ pub struct Vm {
     apic_access: u64,
     /// MSR bitmaps: APICv active, inactive, and for vCPUs without "virtualize x2APIC mode".
     msr_bitmaps: [u64; 3],
-    /// The line with the VM's own words; a line for each vCPU follows.
+    apic_map: ApicMap,
+    /// The line with the VM's own words, of [`Inhibits`] and [`XApicUsers`]; a line for each vCPU follows.
     words: u64,
     capacity: u32,
 }
@@ -309,6 +312,7 @@ impl Vm {
                 page(Owner::MsrBitmap { vm })?,
                 page(Owner::MsrBitmap { vm })?,
             ],
+            apic_map: ApicMap::new(&config.apic_ids, config.spare_vcpus),
             words,
             capacity: config.capacity() as u32,
         };
@@ -348,9 +352,7 @@ impl Vm {
         if let Some(entry) = memory.table_entry(pid_table::entry_address(self.table, vcpu.apic_id())) {
             entry.store(PidPointerEntry::new().into_bits());
         }
-        if let Some(words) = self.vcpu_words(memory, vcpu.vcpu()) {
-            words.set_identity(ApicIdentity::new());
-        }
+        self.publish(memory, vcpu.vcpu(), ApicIdentity::new());
     }
 
     /// Gives the memory of a vCPU back: a post that still comes is a violation.
@@ -408,6 +410,23 @@ impl Vm {
     #[must_use]
     pub fn inhibits<'m, W: Word>(&self, memory: &'m PhysicalMemory<W>) -> Option<Inhibits<'m, W>> {
         memory.word(self.words).map(Inhibits::new)
+    }
+
+    /// Publishes how a vCPU is addressed from now on.
+    pub(super) fn publish<W: Word>(&self, memory: &PhysicalMemory<W>, vcpu: u32, identity: ApicIdentity) {
+        if let (Some(words), Some(users)) = (self.vcpu_words(memory, vcpu), self.xapic_users(memory)) {
+            users.publish(words, identity);
+        }
+    }
+
+    /// The vCPUs among which all are that an ICR value means, by number, lowest first; none if they may be any.
+    /// (`kvm_apic_map_get_dest_lapic`)
+    pub(super) fn candidates<W: Word>(&self, memory: &PhysicalMemory<W>, icr: Icr, sender: u32) -> Option<Vec<u32>> {
+        self.apic_map.candidates(icr, sender, self.xapic_users(memory)?.any())
+    }
+
+    fn xapic_users<'m, W: Word>(&self, memory: &'m PhysicalMemory<W>) -> Option<XApicUsers<'m, W>> {
+        memory.word(self.words + WORD_BYTES).map(XApicUsers::new)
     }
 
     /// The words of a vCPU that the hypervisor's threads share.
