@@ -3,7 +3,7 @@
 //! One 64-byte line for each vCPU. Who runs the vCPU writes mode, pCPU and identity; everybody sets requests.
 
 use super::identity::ApicIdentity;
-use crate::memory::{Line, Word};
+use crate::memory::{Cache, Line, Word, prefetch};
 
 /// `vcpu->mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +84,12 @@ impl<'m, W: Word> VcpuWords<'m, W> {
     #[must_use]
     pub const fn new(line: &'m Line<W>) -> Self {
         Self(line)
+    }
+
+    /// Asks for the words, for later.
+    #[inline]
+    pub fn read_ahead(self) {
+        prefetch(self.0, 0, Cache::Second);
     }
 
     /// `vcpu->mode`.

@@ -129,6 +129,12 @@ impl<T> Account<T> {
         prefetch(&self.balance, usize::from(vector) * self.slots + slot as usize, Cache::Second);
     }
 
+    /// The same for what it sent and was delivered.
+    #[inline]
+    pub fn ask_for_traffic(&self, slot: u32) {
+        prefetch(&self.traffic, slot as usize, Cache::Second);
+    }
+
     /// An IPI that a vCPU sent: its fate, and what was posted. `to` is the slot of the vCPU it was posted for.
     #[inline]
     pub fn sent(&mut self, outcome: &Outcome, to: u32) {

@@ -18,6 +18,7 @@ mod calendar;
 mod clock;
 mod close;
 mod costs;
+mod cpumask;
 mod device;
 mod diary;
 mod guest;

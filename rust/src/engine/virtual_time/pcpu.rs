@@ -106,6 +106,8 @@ impl<'m> Pcpu<'m> {
     pub(super) const ACTS: Range<usize> = 0..1;
     /// The same, and what interrupts use.
     pub(super) const INTERRUPTS: Range<usize> = 0..2;
+    /// All lines.
+    pub(super) const ALL: Range<usize> = 0..size_of::<Self>() / 64;
 
     pub(super) const fn new(requests: &'m Line<Cell<u64>>) -> Self {
         Self {
@@ -180,6 +182,16 @@ impl<'m> Pcpu<'m> {
             pages.read_ahead_of_icr();
         }
         self.look_at_runner(|runner| prefetch_lines(runner, Runner::ACTS, Cache::Second));
+    }
+
+    /// Asks for the memory that a turn outside of the guest leads to, for later.
+    pub(super) fn read_ahead_of_root(&self) {
+        prefetch_lines(self, Self::ALL, Cache::Second);
+        if let Some(pages) = self.pages.get() {
+            pages.read_ahead(Cache::Second);
+            pages.read_ahead_of_icr();
+        }
+        self.look_at_runner(|runner| prefetch_lines(runner, Runner::ALL, Cache::Second));
     }
 
     /// Asks for the memory that a turn leads to in which it takes an interrupt.

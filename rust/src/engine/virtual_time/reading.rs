@@ -4,9 +4,12 @@
 //! Each is asked for in steps: what a step leads to can only be found where what the one before asked for has arrived.
 
 use super::diary::{Coming, STEPS};
-use super::pcpu::Pcpu;
+use super::pcpu::{Pcpu, Phase};
 use super::simulation::{Simulation, Whereabouts};
+use crate::arch::Icr;
+use crate::arch::msr::X2APIC_ICR;
 use crate::engine::machine::Runner;
+use crate::hypervisor::Instruction;
 use crate::memory::{Cache, prefetch, prefetch_lines};
 use std::cell::Cell;
 
@@ -52,7 +55,9 @@ impl Simulation<'_, '_> {
             prefetch_lines(at, Pcpu::ACTS, Cache::Second);
         }
         if let Some(at) = self.pcpus.get(second as usize) {
-            if at.attention.get() {
+            if at.phase.get() != Phase::Guest {
+                at.read_ahead_of_root();
+            } else if at.attention.get() {
                 prefetch_lines(at, Pcpu::INTERRUPTS, Cache::Second);
                 at.read_ahead_of_guest(Cache::Second);
             } else {
@@ -60,9 +65,11 @@ impl Simulation<'_, '_> {
             }
         }
         if let Some(at) = self.pcpus.get(third as usize) {
-            let attention = at.attention.get();
+            let (attention, in_root) = (at.attention.get(), at.phase.get() != Phase::Guest);
             let aim = at.look_at_runner(|runner| {
-                if attention {
+                if in_root {
+                    self.ask_for_root(third, at, runner)
+                } else if attention {
                     // Who takes an interrupt seldom sends one in the same turn.
                     self.ask_for_delivery(at, runner);
                     None
@@ -72,10 +79,14 @@ impl Simulation<'_, '_> {
             });
             self.aims[(turn + TURNS[2]) % AIMS].set(aim.flatten());
         }
-        if let Some(aim) = self.aims[(turn + TURNS[3]) % AIMS].get().filter(|aim| aim.pcpu == fourth)
-            && let Some(at) = self.pcpus.get(fourth as usize)
-        {
-            at.look_at_runner(|runner| self.ask_for_descriptor(aim, runner));
+        let aim = self.aims[(turn + TURNS[3]) % AIMS].get().filter(|aim| aim.pcpu == fourth);
+        if let Some(at) = self.pcpus.get(fourth as usize) {
+            if at.phase.get() != Phase::Guest {
+                at.look_at_runner(|runner| self.ask_for_words(runner.task.slot));
+                aim.inspect(|aim| self.ask_for_words(aim.slot));
+            } else if let Some(aim) = aim {
+                at.look_at_runner(|runner| self.ask_for_descriptor(aim, runner));
+            }
         }
     }
 
@@ -131,6 +142,34 @@ impl Simulation<'_, '_> {
         prefetch(&self.whereabouts, slot as usize, Cache::Second);
         self.account.ask_for(slot, vector);
         Some(Aim { pcpu, target, slot })
+    }
+
+    /// Of the vCPU that is in root mode on the pCPU: what the host looks at, and to whom an IPI goes that exited.
+    #[inline]
+    fn ask_for_root(&self, pcpu: u32, at: &Pcpu<'_>, runner: &Runner) -> Option<Aim> {
+        prefetch(at.requests, 0, Cache::Second);
+        prefetch(&self.slots, runner.task.slot as usize, Cache::Second);
+        self.account.ask_for_traffic(runner.task.slot);
+        let Instruction::Wrmsr { msr: X2APIC_ICR, value } = at.left.get()?.instruction else { return None };
+        let icr = Icr::from_x2apic(value);
+        let vm = self.vms.get(runner.task.vm as usize).filter(|vm| vm.plain_ids && icr.destination < vm.vcpus.get())?;
+        let slot = vm.first_slot + icr.destination;
+        prefetch(&self.slots, slot as usize, Cache::Second);
+        prefetch(&self.whereabouts, slot as usize, Cache::Second);
+        self.account.ask_for(slot, icr.low.vector());
+        Some(Aim { pcpu, target: icr.destination, slot })
+    }
+
+    /// A step later: what a vCPU and others know of each other.
+    #[inline]
+    fn ask_for_words(&self, slot: u32) {
+        if let Some(Some(known)) = self.slots.get(slot as usize) {
+            known.words.read_ahead();
+            prefetch(known.pid, 0, Cache::Second);
+        }
+        if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get(slot as usize) {
+            self.calendar.ask_for_expected(pcpu, Cache::Second);
+        }
     }
 
     /// The same a step later.

@@ -81,7 +81,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 Next::Asleep => self.asleep(runner),
             }
             at.phase.set(Phase::Idle);
-            self.idle += 1;
+            self.idle.set(self.current);
             if self.now >= self.limit {
                 return self.now;
             }
@@ -107,17 +107,18 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let since = self.now;
         self.root_interrupts(None);
         self.spent.exits += self.now - since;
-        let (number, count) = (self.current as usize, self.pcpus.len());
-        let found = if self.queued == 0 || self.taken() {
-            None
-        } else if self.timetable.is_some() {
-            at.queue.borrow_mut().pop_front()
-        } else {
-            (0..count).find_map(|i| self.pcpus[(number + i) % count].queue.borrow_mut().pop_front())
-        };
-        let runner = found?;
+        if self.queued == 0 || self.taken() {
+            return None;
+        }
+        // In a recording each vCPU has a pCPU of its own.
+        let from = if self.timetable.is_some() { self.current } else { self.waiting.next_wrap(self.current)? };
+        let mut queue = self.pcpus.get(from as usize)?.queue.borrow_mut();
+        let runner = queue.pop_front()?;
+        if queue.is_empty() {
+            self.waiting.clear(from);
+        }
         self.queued -= 1;
-        self.idle -= 1;
+        self.idle.clear(self.current);
         self.spend(self.costs.context_switch);
         self.whereabouts[runner.task.slot as usize] = Whereabouts::OnPcpu(self.current);
         if let Some(slot) = Directory::slot(self, runner.task.slot)

@@ -3,6 +3,7 @@
 use super::calendar::{Arrival, Calendar, NEVER};
 use super::clock::{Clock, TICK};
 use super::costs::Costs;
+use super::cpumask::CpuMask;
 use super::device::DeviceState;
 use super::latency::{Class, Sent, Stopwatch, begin};
 use super::log::{Log, Logged};
@@ -72,9 +73,12 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) whereabouts: Vec<Whereabouts>,
     /// How long each vCPU's pCPU polls before it sleeps, in cycles.
     pub(super) polls: Vec<u32>,
-    pub(super) idle: usize,
+    /// pCPUs without a vCPU.
+    pub(super) idle: CpuMask,
     /// vCPUs in queues.
     pub(super) queued: usize,
+    /// pCPUs that have some in their queue.
+    pub(super) waiting: CpuMask,
     /// pCPUs may be taken from a vCPU though none is in a queue.
     pub(super) contended: bool,
     pub(super) calendar: Calendar,
@@ -148,14 +152,17 @@ impl<'m, 'o> Simulation<'m, 'o> {
         for device in 0..config.devices.len() {
             calendar.set((pcpus.len() + device) as u32, 0);
         }
+        let mut idle = CpuMask::new(pcpus.len());
+        (0..pcpus.len() as u32).for_each(|pcpu| idle.set(pcpu));
         Ok(Self {
             memory,
             config,
             costs: costs.clone(),
             vms,
             slots: vec![None; slots],
-            idle: pcpus.len(),
+            idle,
             queued: 0,
+            waiting: CpuMask::new(pcpus.len()),
             contended: false,
             pcpus,
             devices: vec![DeviceState::default(); config.devices.len()],
@@ -366,6 +373,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.whereabouts[runner.task.slot as usize] = Whereabouts::Queued;
         let Some(mine) = self.pcpus.get(at) else { return };
         mine.queue.borrow_mut().push_back(runner);
+        self.waiting.set(at as u32);
         self.queued += 1;
         let (idle, slice_end) = (mine.is_idle(), mine.slice_end.get());
         let soon = self.now + u64::from(delay);
@@ -375,12 +383,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
         // Who runs there shares from now on.
         self.act_by(at as u32, slice_end.max(self.now));
-        if self.idle > 0 && self.timetable.is_none() {
-            let count = self.pcpus.len();
-            let other = (1..count).map(|i| (at + i) % count).find(|&other| self.pcpus[other].is_idle());
-            if let Some(other) = other {
-                self.act_by(other as u32, soon);
-            }
+        if self.timetable.is_none()
+            && let Some(other) = self.idle.next_wrap(at as u32)
+        {
+            self.act_by(other, soon);
         }
     }
 
