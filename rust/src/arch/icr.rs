@@ -108,7 +108,7 @@ impl DestinationMode {
     pub const ALL: [Self; 2] = [Self::Physical, Self::Logical];
 
     const fn from_bits(value: u8) -> Self {
-        Self::ALL[value as usize & 1]
+        if value & 1 == 0 { Self::Physical } else { Self::Logical }
     }
 
     const fn into_bits(self) -> u8 {

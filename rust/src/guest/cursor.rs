@@ -208,7 +208,32 @@ impl Cursor {
                 let destination = destination(Target::Vcpu(*target), *target, *low, &actor.sight());
                 actor.act(Action::Send { icr: Icr { low: *low, destination }, via: Via::X2ApicIcr })
             }
-            other => {
+            // All by name: where nothing else can stand, the jump needs no bound.
+            other @ (Instruction::Send { .. }
+            | Instruction::Shorthand { .. }
+            | Instruction::SelfIpi { .. }
+            | Instruction::Hlt
+            | Instruction::Eoi
+            | Instruction::Interrupts { .. }
+            | Instruction::Tpr { .. }
+            | Instruction::Apic { .. }
+            | Instruction::Register { .. }
+            | Instruction::Call { .. }
+            | Instruction::Answer
+            | Instruction::AwaitCalls
+            | Instruction::Poll
+            | Instruction::Lock { .. }
+            | Instruction::Unlock { .. }
+            | Instruction::Message { .. }
+            | Instruction::Receive
+            | Instruction::LoopBegin { .. }
+            | Instruction::Choose { .. }
+            | Instruction::Goto(_)
+            | Instruction::Until { .. }
+            | Instruction::Sleep { .. }
+            | Instruction::Command { .. }
+            | Instruction::SecondHalf
+            | Instruction::LogicalId) => {
                 let action = self.rarer(other, &actor.sight(), actor.moment());
                 actor.act_seldom(action)
             }
@@ -299,21 +324,22 @@ impl Cursor {
     /// Whether a signal has been counted as often as this vCPU waits for.
     #[inline]
     fn signalled<W: Word>(&mut self, signal: u16, count: u32, memory: &GuestMemory<'_, W>) -> bool {
-        let at = usize::from(signal);
-        if at >= self.waited.len() {
-            self.waits_first_for(at);
-        }
-        let until = self.waited[at].wrapping_add(u64::from(count));
+        let Some(waited) = self.waited.get_mut(usize::from(signal)) else {
+            return self.signalled_first(signal, count, memory);
+        };
+        let until = waited.wrapping_add(u64::from(count));
         let done = memory.signals(signal) >= until;
         if done {
-            self.waited[at] = until;
+            *waited = until;
         }
         done
     }
 
+    /// The same when it waits for it for the first time.
     #[cold]
-    fn waits_first_for(&mut self, signal: usize) {
-        self.waited.resize(signal + 1, 0);
+    fn signalled_first<W: Word>(&mut self, signal: u16, count: u32, memory: &GuestMemory<'_, W>) -> bool {
+        self.waited.resize(usize::from(signal) + 1, 0);
+        self.signalled(signal, count, memory)
     }
 
     fn receive<S: Sight>(&mut self, sight: &S, interrupts: bool) -> Action {

@@ -95,7 +95,10 @@ impl Frames {
         if self.top.is_idle() {
             return None;
         }
-        self.interrupted = if self.deeper.is_none() { Frame::IDLE } else { self.unbury() };
+        self.interrupted = Frame::IDLE;
+        if self.deeper.is_some() {
+            self.unbury();
+        }
         Some((interrupts, computing))
     }
 
@@ -105,8 +108,10 @@ impl Frames {
     }
 
     #[inline(never)]
-    fn unbury(&mut self) -> Frame {
-        self.deeper.as_mut().and_then(|deeper| deeper.frames.pop()).unwrap_or(Frame::IDLE)
+    fn unbury(&mut self) {
+        if let Some(frame) = self.deeper.as_mut().and_then(|deeper| deeper.frames.pop()) {
+            self.interrupted = frame;
+        }
     }
 
     /// Handlers are given up, and the program is where it was.

@@ -67,14 +67,26 @@ fn take_group<W: Word, const GROUP: usize>(
     }
     all.taken += count(bits);
     all.highest = highest_in_word(GROUP, bits);
-    for (half, bits) in banks_of_word(bits).into_iter().enumerate() {
-        if bits == 0 {
-            continue;
-        }
-        let before = apic.set_bits(ApicRegister::IRR.nth(2 * GROUP + half), bits);
-        if before & bits != 0 {
-            all.merged += note_merged(&mut merged[GROUP], word_of_banks(half, before & bits));
-        }
+    let [low, high] = banks_of_word(bits);
+    move_bank::<W, GROUP, 0>(low, apic, merged, all);
+    move_bank::<W, GROUP, 1>(high, apic, merged, all);
+}
+
+/// One half of them.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as wrmsr")]
+fn move_bank<W: Word, const GROUP: usize, const HALF: usize>(
+    bits: u32,
+    apic: VirtualApic<'_, W>,
+    merged: &mut [u64; PIR_WORDS],
+    all: &mut Harvest,
+) {
+    if bits == 0 {
+        return;
+    }
+    let before = apic.set_bits(ApicRegister::IRR.nth(2 * GROUP + HALF), bits);
+    if before & bits != 0 {
+        all.merged += note_merged(&mut merged[GROUP], word_of_banks(HALF, before & bits));
     }
 }
 

@@ -196,7 +196,7 @@ impl<'m> Simulation<'m, '_> {
                 let written_at = self.now;
                 let outcome = seat.processor(self.memory).wrmsr(msr, value);
                 self.spend(self.costs.msr_write);
-                self.written(outcome, slot, written_at, || Instruction::Wrmsr { msr, value })
+                self.written(outcome, &seat, written_at, || Instruction::Wrmsr { msr, value })
             }
             Action::Send { icr, via: Via::X2ApicIcr } => {
                 let Seat { at, vm, pages, task, progress } = seat;
@@ -218,8 +218,7 @@ impl<'m> Simulation<'m, '_> {
                 self.sent(seat, outcome, icr, written_at, || Instruction::Write { offset, value })
             }
             Action::Spin { on } => {
-                seat.at.spins.set(true);
-                seat.at.spins_on.set(self.memory.word(on).map(|word| (word, word.get())));
+                seat.at.spins_on(on, self.memory);
                 seat.vm.spinners.add(self.current);
                 Step::Wait(self.slice_end_if_shared(seat.at))
             }
@@ -228,7 +227,7 @@ impl<'m> Simulation<'m, '_> {
                 let access = Access::dword(offset, AccessKind::Write);
                 let outcome = seat.processor(self.memory).mmio_write(access, u64::from(value));
                 self.spend(self.costs.mmio_write);
-                self.written(outcome, slot, written_at, || Instruction::Write { offset, value })
+                self.written(outcome, &seat, written_at, || Instruction::Write { offset, value })
             }
             Action::Idle => {
                 if !std::mem::replace(&mut seat.progress.finished, true) {
@@ -413,7 +412,7 @@ impl<'m> Simulation<'m, '_> {
     #[allow(clippy::inline_always, reason = "as Acting::act")]
     fn looks_again_if_changed(&mut self, spinner: u32) {
         let pcpu = &self.pcpus[spinner as usize];
-        if pcpu.spins_on.get().is_some_and(|(word, seen)| word.get() != seen) {
+        if pcpu.spun_on_changed() {
             let seen = self.now + u64::from(self.costs.line_transfer);
             self.pcpu_acts_by(spinner, pcpu, next_round(pcpu.clock.get(), seen, self.costs.spin));
         }
@@ -444,14 +443,14 @@ impl<'m> Simulation<'m, '_> {
     fn written(
         &mut self,
         outcome: Outcome,
-        slot: u32,
+        seat: &Seat<'_, 'm>,
         written_at: u64,
         instruction: impl FnOnce() -> Instruction,
     ) -> Step {
         if let Outcome::Virtualized(_) = outcome {
-            return Step::Next;
+            return if seat.task.vcpu.vp().recognized() { Step::Next } else { Step::Quiet };
         }
-        self.came_of(Unusual { outcome, instruction: instruction(), slot, written_at })
+        self.came_of(Unusual { outcome, instruction: instruction(), slot: seat.task.slot, written_at })
     }
 
     #[inline(never)]

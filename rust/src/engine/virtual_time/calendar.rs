@@ -4,7 +4,7 @@
 //! then actors by number. pCPUs are actors, then devices, then the clock that adds vCPUs.
 
 use super::diary::{Coming, Diary, STEPS};
-use super::tournament::{Group, Tournament, WIDTH};
+use super::tournament::{Few, Tournament, WIDTH};
 use crate::memory::{Cache, prefetch};
 use std::collections::VecDeque;
 
@@ -72,7 +72,7 @@ impl Place {
 /// When each actor acts next.
 #[derive(Debug)]
 enum Turns {
-    Few(Group),
+    Few(Few),
     More(Tournament),
     Many(Box<Diary>),
 }
@@ -81,7 +81,7 @@ impl Calendar {
     /// For so many actors, the first of which are pCPUs. None of them ever acts yet.
     pub(super) fn new(actors: usize, pcpus: usize) -> Self {
         let turns = if actors <= WIDTH {
-            Turns::Few(Group::new(actors as u32))
+            Turns::Few(Few::new())
         } else if actors <= FITS {
             Turns::More(Tournament::new(actors))
         } else {
@@ -102,7 +102,7 @@ impl Calendar {
     #[inline]
     pub(super) fn time(&self, actor: u32) -> u64 {
         match &self.turns {
-            Turns::Few(turns) => turns.at(actor as usize).time,
+            Turns::Few(turns) => turns.time(actor),
             Turns::More(turns) => turns.time(actor),
             Turns::Many(turns) => turns.time(actor),
         }
@@ -115,14 +115,15 @@ impl Calendar {
     }
 
     /// An actor acts then, if that is earlier than it would have. Returns whether it is.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "where others act, it is done once or twice in a turn")]
     pub(super) fn lower(&mut self, actor: u32, time: u64) -> bool {
         let Turns::Few(turns) = &mut self.turns else { return self.lower_one_of_more(actor, time) };
         let place = Place { time, actor };
-        if time >= turns.at(actor as usize).time {
+        if time >= turns.time(actor) {
             return false;
         }
-        turns.set(actor as usize, place);
+        turns.set(place);
         if place.before(self.first) {
             self.first = place;
         }
@@ -147,7 +148,7 @@ impl Calendar {
     #[inline]
     pub(super) fn remove(&mut self, actor: u32) {
         if let Turns::Few(turns) = &mut self.turns {
-            turns.set(actor as usize, Place { time: NEVER, actor });
+            turns.set(Place { time: NEVER, actor });
             self.first = turns.first();
         } else {
             self.remove_one_of_more(actor);

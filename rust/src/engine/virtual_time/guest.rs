@@ -64,7 +64,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let listing = vm.guest.code.listing();
         let Runner { task, cursor, progress } = runner;
         if at.spins.take() {
-            at.spins_on.set(None);
             vm.spinners.remove(self.current);
         }
         if progress.computing > 0 {

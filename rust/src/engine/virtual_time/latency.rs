@@ -36,6 +36,15 @@ impl Class {
     #[inline]
     pub(super) const fn met(whereabouts: Option<Whereabouts>) -> Self {
         match whereabouts {
+            Some(Whereabouts::OnPcpu(_)) => Self::Running,
+            other => Self::met_elsewhere(other),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn met_elsewhere(whereabouts: Option<Whereabouts>) -> Self {
+        match whereabouts {
             Some(Whereabouts::Asleep) => Self::Blocked,
             Some(Whereabouts::Queued) => Self::Preempted,
             _ => Self::Running,
@@ -95,7 +104,7 @@ pub(super) const fn begin(sent: &mut Sent, class: Class, time: u64) {
 pub(super) struct Stopwatch {
     latencies: Latencies,
     /// Of each class, what is not in the histogram yet.
-    repeated: [Repeated; Class::ALL.len()],
+    repeated: [Repeated; 1 << CLASS_BITS],
 }
 
 /// So many times the same latency. Many interrupts take exactly as long as the one before, and a histogram takes longer to
@@ -108,7 +117,7 @@ struct Repeated {
 
 impl Stopwatch {
     pub(super) fn new() -> Result<Self, hdrhistogram::CreationError> {
-        Ok(Self { latencies: Latencies::new()?, repeated: [Repeated::default(); Class::ALL.len()] })
+        Ok(Self { latencies: Latencies::new()?, repeated: [Repeated::default(); 1 << CLASS_BITS] })
     }
 
     /// It is delivered. Returns when it was sent, if that is known.
@@ -118,13 +127,12 @@ impl Stopwatch {
         let since = (word >> CLASS_BITS).checked_sub(1)?;
         let class = word as usize & ((1 << CLASS_BITS) - 1);
         let cycles = time.saturating_sub(since);
-        if let Some(repeated) = self.repeated.get_mut(class) {
-            if repeated.cycles == cycles {
-                repeated.times += 1;
-            } else {
-                let before = std::mem::replace(repeated, Repeated { cycles, times: 1 });
-                self.record(class, before);
-            }
+        let repeated = &mut self.repeated[class];
+        if repeated.cycles == cycles {
+            repeated.times += 1;
+        } else {
+            let before = std::mem::replace(repeated, Repeated { cycles, times: 1 });
+            self.record(class, before);
         }
         Some(since)
     }

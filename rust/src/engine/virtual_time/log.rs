@@ -25,23 +25,30 @@ pub struct Logged {
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     events: Vec<Logged>,
-    most: usize,
+    /// So many may follow.
+    room: usize,
     /// Events that came after the log was full.
     pub more: u64,
 }
 
 impl Log {
     pub(super) const fn new(most: usize) -> Self {
-        Self { events: Vec::new(), most, more: 0 }
+        Self { events: Vec::new(), room: most, more: 0 }
     }
 
     #[inline]
-    pub(super) fn note(&mut self, event: Logged) {
-        if self.events.len() < self.most {
-            self.events.push(event);
+    pub(super) fn note(&mut self, event: impl FnOnce() -> Logged) {
+        if self.room > 0 {
+            self.keep(event());
         } else {
             self.more += 1;
         }
+    }
+
+    #[inline(never)]
+    fn keep(&mut self, event: Logged) {
+        self.room -= 1;
+        self.events.push(event);
     }
 
     /// The events, in the order in which they were acted on.

@@ -4,7 +4,7 @@ use super::stay::Stay;
 use crate::arch::Exit;
 use crate::engine::machine::Runner;
 use crate::hypervisor::Instruction;
-use crate::memory::{Cache, Line, prefetch, prefetch_lines};
+use crate::memory::{Cache, Line, PhysicalMemory, prefetch, prefetch_lines};
 use crate::processor::pid_table::Recent;
 use crate::processor::{LocalApic, Pages, local_apic};
 use std::cell::{Cell, RefCell};
@@ -79,8 +79,11 @@ pub(super) struct Pcpu<'m> {
     /// The request bits of its local APIC.
     pub(super) requests: &'m Line<Cell<u64>>,
     pub(super) local: RefCell<LocalApic<'m, Cell<u64>>>,
-    /// The word that the guest spins on, and what it saw there.
-    pub(super) spins_on: Cell<Option<(&'m Cell<u64>, u64)>>,
+    /// The word that the guest spins on or did so last, and what it saw there.
+    spun_on: Cell<Option<&'m Cell<u64>>>,
+    saw: Cell<u64>,
+    /// The word's address.
+    spun_at: Cell<u64>,
     /// The entry of the PID-pointer table that its guest used more than once, last.
     pub(super) recent: Cell<Option<Recent<'m, Cell<u64>>>>,
     /// When its guest wrote to its local APIC what exited last.
@@ -127,7 +130,9 @@ impl<'m> Pcpu<'m> {
             pages: Cell::new(None),
             recent: Cell::new(None),
             written_at: Cell::new(0),
-            spins_on: Cell::new(None),
+            spun_on: Cell::new(None),
+            saw: Cell::new(0),
+            spun_at: Cell::new(u64::MAX),
             halted_at: Cell::new(0),
             sending: Cell::new(None),
             residents: Cell::new(0),
@@ -143,6 +148,29 @@ impl<'m> Pcpu<'m> {
         let seen = runner.as_deref().map(look);
         self.runner.set(runner);
         seen
+    }
+
+    /// The guest spins on the word at an address.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as Acting::act")]
+    pub(super) fn spins_on(&self, address: u64, memory: &'m PhysicalMemory<Cell<u64>>) {
+        self.spins.set(true);
+        if self.spun_at.get() != address {
+            self.spins_on_another(address, memory);
+        }
+        self.saw.set(self.spun_on.get().map_or(0, Cell::get));
+    }
+
+    #[inline(never)]
+    fn spins_on_another(&self, address: u64, memory: &'m PhysicalMemory<Cell<u64>>) {
+        self.spun_on.set(memory.word(address));
+        self.spun_at.set(address);
+    }
+
+    /// Whether the word that the guest spins on is another than it saw.
+    #[inline]
+    pub(super) fn spun_on_changed(&self) -> bool {
+        self.spun_on.get().is_some_and(|word| word.get() != self.saw.get())
     }
 
     pub(super) fn acknowledge(&self) -> Option<u8> {

@@ -107,7 +107,7 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) stopping: bool,
     /// It goes on no longer; seen when the next turn is due.
     broken: bool,
-    /// Turns since the last question whether to go on.
+    /// Turns until the next question whether to go on.
     turns: u32,
     pub(super) clock: Clock,
 }
@@ -190,7 +190,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             stopping: false,
             broken: false,
             // Asked before the first turn too.
-            turns: TURNS,
+            turns: 0,
             clock: Clock::new(costs),
         })
     }
@@ -224,8 +224,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.lasts_until = if self.may_be_alone && !self.config.ends() { time_limit } else { 0 };
         let pcpus = self.pcpus;
         loop {
-            if self.turns >= TURNS {
-                self.turns = 0;
+            if self.turns == 0 {
+                self.turns = TURNS;
                 if self.broken {
                     return End::Broken;
                 }
@@ -258,32 +258,31 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 // It acts next: nobody else does anything then or before.
                 (time, actor) = (arrival, pcpu);
             }
-            if actor == clock {
-                (self.current, self.now) = (NOBODY, time);
-                if let Some(end) = self.clock_strikes() {
-                    return end;
-                }
-                continue;
-            }
             (self.current, self.now) = (actor, time);
             // It is nobody's rival while it acts.
             self.calendar.remove(actor);
             let (next_time, next) = self.calendar.first();
             self.limit = self.calendar.arrival_time().min(next_time + u64::from(actor < next));
-            // While it stops, whoever waits for the end sees it.
-            self.limit = self.limit.min(if self.stopping { time + TICK } else { time_limit });
+            self.limit = self.limit.min(if self.stopping { stopping_limit(time) } else { time_limit });
             if LARGE {
                 self.read_ahead_of_turns(next);
             }
             let again = match pcpus.get(actor as usize) {
                 Some(at) => self.turn(at),
+                None if actor == clock => {
+                    self.current = NOBODY;
+                    if let Some(end) = self.clock_strikes() {
+                        return end;
+                    }
+                    continue;
+                }
                 None => self.device(actor - first_device),
             };
             if LARGE {
                 self.read_ahead_after_turn(next);
             }
             self.calendar.lower(actor, again);
-            self.turns += 1;
+            self.turns -= 1;
         }
     }
 
@@ -309,7 +308,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// The run cannot go on.
     pub(super) const fn give_way(&mut self) {
         self.broken = true;
-        self.turns = TURNS;
+        // The one that is under way.
+        self.turns = 1;
     }
 
     /// The pCPU that acts.
@@ -400,7 +400,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// What only the log remembers, with the time at which what led to it began.
     #[inline]
     pub(super) fn log_event(&mut self, since: u64, vcpu: u32, what: What, vector: u8, other: u32) {
-        self.log.note(Logged { time: self.now, since, pcpu: self.current, vcpu, what, vector, other });
+        let (time, pcpu) = (self.now, self.current);
+        self.log.note(|| Logged { time, since, pcpu, vcpu, what, vector, other });
     }
 
     /// One in `n`.
@@ -431,6 +432,13 @@ impl<'m, 'o> Simulation<'m, 'o> {
             self.pcpu_acts_by(pcpu, at, next_round(at.halted_at.get(), seen, self.costs.halt_poll_spin));
         }
     }
+}
+
+/// While the run stops, whoever waits for its end sees it. Out of the way: else it is worked out each time.
+#[cold]
+#[inline(never)]
+const fn stopping_limit(time: u64) -> u64 {
+    time + TICK
 }
 
 /// When a loop that began at `since` and takes `round` cycles begins anew after `time`.

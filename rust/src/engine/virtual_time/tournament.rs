@@ -16,43 +16,68 @@ pub(super) struct Tournament {
 /// So many play at a time.
 pub(super) const WIDTH: usize = 4;
 
+/// When each of so few actors acts that they need no tournament.
+#[derive(Debug)]
+pub(super) struct Few([u64; WIDTH]);
+
+impl Few {
+    /// None ever acts yet.
+    pub(super) const fn new() -> Self {
+        Self([NEVER; WIDTH])
+    }
+
+    #[inline]
+    pub(super) const fn time(&self, actor: u32) -> u64 {
+        self.0[actor as usize % WIDTH]
+    }
+
+    #[inline]
+    pub(super) const fn set(&mut self, Place { time, actor }: Place) {
+        self.0[actor as usize % WIDTH] = time;
+    }
+
+    /// The first.
+    #[inline]
+    pub(super) const fn first(&self) -> Place {
+        let actor = first_of(&self.0);
+        Place { time: self.0[actor], actor: actor as u32 }
+    }
+}
+
+/// Which time is the first; of several the one on the left. Read one by one: they are written so.
+#[inline]
+const fn first_of(times: &[u64; WIDTH]) -> usize {
+    let (left, right) = ((times[1] < times[0]) as usize, 2 + (times[3] < times[2]) as usize);
+    if times[right] < times[left] { right } else { left }
+}
+
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub(super) struct Group {
+struct Group {
     times: [u64; WIDTH],
     actors: [u32; WIDTH],
 }
 
 impl Group {
-    /// Those with the lowest numbers, none of which ever acts yet.
-    pub(super) fn new(actors: u32) -> Self {
-        Self::of(std::array::from_fn(|i| {
-            if (i as u32) < actors { Place { time: NEVER, actor: i as u32 } } else { Place::NOBODY }
-        }))
-    }
-
     fn of(places: [Place; WIDTH]) -> Self {
         Self { times: places.map(|place| place.time), actors: places.map(|place| place.actor) }
     }
 
     #[inline]
-    pub(super) const fn at(&self, number: usize) -> Place {
+    const fn at(&self, number: usize) -> Place {
         Place { time: self.times[number % WIDTH], actor: self.actors[number % WIDTH] }
     }
 
     #[inline]
-    pub(super) const fn set(&mut self, number: usize, Place { time, actor }: Place) {
+    const fn set(&mut self, number: usize, Place { time, actor }: Place) {
         self.times[number % WIDTH] = time;
         self.actors[number % WIDTH] = actor;
     }
 
     /// The first. At the same time it is the one on the left, whose actor has the lower number.
     #[inline]
-    pub(super) const fn first(&self) -> Place {
-        let [a, b, c, d] = self.times;
-        let (left, right) = ((b < a) as usize, 2 + (d < c) as usize);
-        let number = if self.times[right] < self.times[left] { right } else { left };
-        self.at(number)
+    const fn first(&self) -> Place {
+        self.at(first_of(&self.times))
     }
 }
 
