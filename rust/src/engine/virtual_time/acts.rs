@@ -1,6 +1,6 @@
 //! What a guest's acts do, and what they cost.
 
-use super::latency::{Class, begin};
+use super::latency::Class;
 use super::pcpu::Pcpu;
 use super::simulation::{Memory, Simulation, VmState, Whereabouts, next_round};
 use crate::arch::apic_base::ApicBase;
@@ -330,7 +330,7 @@ impl<'m> Simulation<'m, '_> {
         seat.progress.trail.note(What::Posted, posted.vector, to);
         self.log_event(written_at, slot, What::Posted, posted.vector, to);
         if let Some(sent) = self.account.virtualized(to, posted) {
-            begin(sent, Class::met(met), written_at);
+            self.stopwatch.begin((to, posted.vector), sent, posted.coalesced, (Class::met(met), written_at));
         }
         if let Some(Whereabouts::Polls(pcpu)) = met {
             self.poller_looks(pcpu);
@@ -350,11 +350,11 @@ impl<'m> Simulation<'m, '_> {
             timetable.sent(slot, Fate::of(&unusual.outcome));
         }
         match unusual.outcome {
-            Outcome::SelfIpi { vector, .. } => {
+            Outcome::SelfIpi { vector, coalesced } => {
                 self.spent.sending += self.now - written_at;
                 self.log_event(written_at, slot, What::SelfIpi, vector, slot);
                 if let Some(sent) = self.account.kept(slot, vector) {
-                    begin(sent, Class::OwnIpi, written_at);
+                    self.stopwatch.begin_own((slot, vector), sent, coalesced, written_at);
                 }
             }
             Outcome::Exit(_) => {

@@ -55,10 +55,21 @@ impl Simulation<'_, '_> {
     }
 
     /// What is due at the time that it is. Returns why the run ends, if it does.
-    pub(super) fn clock_strikes(&mut self) -> Option<End> {
+    /// The run is told to end at `time_limit`, if it is not before.
+    pub(super) fn clock_strikes(&mut self, time_limit: u64) -> Option<End> {
         self.keep_timetable();
         if self.now >= self.clock.next_tick {
             if self.calendar_has_only_the_clock() {
+                if !self.stopping && time_limit < NEVER {
+                    // All sleep until then.
+                    self.clock.next_tick = time_limit;
+                    self.set_clock();
+                    return None;
+                }
+                if self.finished_at == 0 && self.timetable.is_none() {
+                    // It was over when somebody acted last, and not when that is found out.
+                    self.finished_at = self.pcpus.iter().map(|at| at.clock.get()).max().unwrap_or(self.now);
+                }
                 return Some(End::Complete);
             }
             if let Some(lost) = self.tick() {

@@ -51,6 +51,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.was_delivered(at, slot);
         let sent = self.account.delivered(slot, vector);
         let since = sent.and_then(|sent| self.stopwatch.delivered(sent, self.now)).unwrap_or(self.now);
+        if self.stopwatch.has_seconds() {
+            self.second_is_next(slot, vector);
+        }
         self.log_event(since, slot, What::Delivered, vector, 0);
     }
 
@@ -145,7 +148,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             self.spend(self.costs.notification_processing);
             self.account.notifications.spurious += u64::from(harvest.taken == 0);
             if harvest.merged > 0 {
-                self.account.harvested(task.slot, harvest, task.vcpu.vp_mut().take_merged());
+                self.harvested(task.slot, harvest, task.vcpu.vp_mut().take_merged());
             }
             // Nearly always that was all.
             at.attention.set(local_apic::pending(at.requests));

@@ -112,12 +112,12 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
                 self.log_event(written_at, to, what, vector, to);
                 self.posted_for(to, vector, coalesced, (class, written_at));
             }
-            Event::Harvested { slot, harvest, merged } => account.harvested(slot, harvest, merged),
+            Event::Harvested { slot, harvest, merged } => self.harvested(slot, harvest, merged),
             Event::Discarded { slot, vectors } => {
                 account.discarded(slot, vectors);
                 for vector in vectors_of(vectors) {
                     if let Some(sent) = account.kept(slot, vector) {
-                        *sent = 0;
+                        self.stopwatch.next((slot, vector), sent);
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::simulation::Whereabouts;
 use hdrhistogram::Histogram;
+use rustc_hash::FxHashMap;
 
 /// Significant decimal digits that a histogram keeps.
 const DIGITS: u8 = 3;
@@ -91,18 +92,20 @@ impl Latencies {
 /// When the first of a vCPU's interrupts of one vector that are still pending was sent, + 1, and its class; 0 if none is.
 pub(super) type Sent = u64;
 
-/// An interrupt is sent. One that joins another that is still pending has no latency of its own.
+/// A vCPU, by slot, and a vector.
+type Pending = (u32, u8);
+
 #[inline]
-pub(super) const fn begin(sent: &mut Sent, class: Class, time: u64) {
-    if *sent == 0 {
-        *sent = (time + 1) << CLASS_BITS | class as u64;
-    }
+const fn word(class: Class, time: u64) -> Sent {
+    (time + 1) << CLASS_BITS | class as u64
 }
 
 /// How long interrupts took that were delivered.
 #[derive(Debug)]
 pub(super) struct Stopwatch {
     latencies: Latencies,
+    /// Where an interrupt is in VIRR, and another of the same vector in PIR: the second one.
+    seconds: FxHashMap<Pending, Sent>,
     /// Of each class, what is not in the histogram yet.
     repeated: [Repeated; 1 << CLASS_BITS],
 }
@@ -117,7 +120,54 @@ struct Repeated {
 
 impl Stopwatch {
     pub(super) fn new() -> Result<Self, hdrhistogram::CreationError> {
-        Ok(Self { latencies: Latencies::new()?, repeated: [Repeated::default(); 1 << CLASS_BITS] })
+        Ok(Self {
+            latencies: Latencies::new()?,
+            seconds: FxHashMap::default(),
+            repeated: [Repeated::default(); 1 << CLASS_BITS],
+        })
+    }
+
+    /// An interrupt is sent. One that joins another that is still pending has no latency of its own.
+    #[inline]
+    pub(super) fn begin(&mut self, of: Pending, sent: &mut Sent, joins: bool, (class, time): (Class, u64)) {
+        if *sent == 0 {
+            *sent = word(class, time);
+        } else if !joins {
+            self.begin_second(of, word(class, time));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_second(&mut self, of: Pending, sent: Sent) {
+        self.seconds.insert(of, sent);
+    }
+
+    /// The same for self-IPI virtualization, which sets VIRR: what waits in PIR comes behind it.
+    pub(super) fn begin_own(&mut self, of: Pending, sent: &mut Sent, joins: bool, time: u64) {
+        if *sent == 0 || !joins {
+            let before = std::mem::take(sent);
+            self.begin(of, sent, joins, (Class::OwnIpi, time));
+            if before != 0 {
+                self.begin_second(of, before);
+            }
+        }
+    }
+
+    /// The second of two that are pending joins the first after all.
+    pub(super) fn ends_second(&mut self, of: Pending) {
+        self.seconds.remove(&of);
+    }
+
+    /// One that was in VIRR is no longer there: it was delivered, or is lost. The second one is the first now, if there is one.
+    pub(super) fn next(&mut self, of: Pending, sent: &mut Sent) {
+        *sent = self.seconds.remove(&of).unwrap_or(0);
+    }
+
+    /// Whether behind some interrupt there is a second one, which comes [next](Self::next).
+    #[inline]
+    pub(super) fn has_seconds(&self) -> bool {
+        !self.seconds.is_empty()
     }
 
     /// It is delivered. Returns when it was sent, if that is known.
@@ -157,17 +207,59 @@ impl Stopwatch {
 mod tests {
     use super::*;
 
+    fn delivered(watch: &mut Stopwatch, of: Pending, sent: &mut Sent, time: u64) -> Option<u64> {
+        let since = watch.delivered(sent, time);
+        watch.next(of, sent);
+        since
+    }
+
     #[test]
     fn the_first_that_is_pending_counts() {
         let (mut watch, mut sent) = (Stopwatch::new().unwrap(), 0);
-        begin(&mut sent, Class::Running, 0);
-        begin(&mut sent, Class::Exited, 50);
-        assert_eq!(watch.delivered(&mut sent, 100), Some(0));
-        assert_eq!(watch.delivered(&mut sent, 200), None);
+        let of = (1, 0x41);
+        watch.begin(of, &mut sent, false, (Class::Running, 0));
+        watch.begin(of, &mut sent, true, (Class::Exited, 50));
+        assert_eq!(delivered(&mut watch, of, &mut sent, 100), Some(0));
+        assert_eq!(delivered(&mut watch, of, &mut sent, 200), None);
         let latencies = watch.into_latencies();
         let counts: Vec<_> = Class::ALL.iter().map(|&class| latencies.of(class).len()).collect();
         assert_eq!(counts, [1, 0, 0, 0, 0, 0]);
         assert_eq!(latencies.of(Class::Running).max(), 100);
+    }
+
+    #[test]
+    fn a_second_one_behind_the_first_counts_too() {
+        let (mut watch, mut sent, of) = (Stopwatch::new().unwrap(), 0, (1, 0x41));
+        let mut others = 0;
+        for time in [10, 20] {
+            watch.begin(of, &mut sent, false, (Class::Running, time));
+        }
+        watch.begin((2, 0x41), &mut others, false, (Class::Running, 30));
+        assert_eq!([60, 70, 80].map(|time| delivered(&mut watch, of, &mut sent, time)), [Some(10), Some(20), None]);
+        assert_eq!(delivered(&mut watch, (2, 0x41), &mut others, 90), Some(30));
+        for time in [110, 120] {
+            watch.begin(of, &mut sent, false, (Class::Running, time));
+        }
+        watch.ends_second(of);
+        assert_eq!([160, 170].map(|time| delivered(&mut watch, of, &mut sent, time)), [Some(110), None]);
+        for time in [210, 220] {
+            watch.begin(of, &mut sent, false, (Class::Running, time));
+        }
+        watch.next(of, &mut sent);
+        assert_eq!([260, 270].map(|time| delivered(&mut watch, of, &mut sent, time)), [Some(220), None]);
+    }
+
+    #[test]
+    fn an_own_ipi_comes_before_what_is_in_pir() {
+        let (mut watch, mut sent, of) = (Stopwatch::new().unwrap(), 0, (1, 0x41));
+        watch.begin(of, &mut sent, false, (Class::Running, 10));
+        watch.begin_own(of, &mut sent, false, 20);
+        watch.begin_own(of, &mut sent, true, 30);
+        assert_eq!([60, 70, 80].map(|time| delivered(&mut watch, of, &mut sent, time)), [Some(20), Some(10), None]);
+        let latencies = watch.into_latencies();
+        let counts =
+            [Class::OwnIpi, Class::Running].map(|class| (latencies.of(class).len(), latencies.of(class).max()));
+        assert_eq!(counts, [(1, 40), (1, 60)]);
     }
 
     #[test]
@@ -176,8 +268,8 @@ mod tests {
         for (class, cycles) in
             [(Class::Running, 0), (Class::Running, 5), (Class::Device, 5), (Class::Running, 5), (Class::Running, 9)]
         {
-            begin(&mut sent, class, 100);
-            assert_eq!(watch.delivered(&mut sent, 100 + cycles), Some(100));
+            watch.begin((0, 0), &mut sent, false, (class, 100));
+            assert_eq!(delivered(&mut watch, (0, 0), &mut sent, 100 + cycles), Some(100));
         }
         let latencies = watch.into_latencies();
         let counts =

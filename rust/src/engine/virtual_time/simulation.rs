@@ -5,7 +5,7 @@ use super::clock::{Clock, TICK};
 use super::costs::Costs;
 use super::cpumask::CpuMask;
 use super::device::DeviceState;
-use super::latency::{Class, Sent, Stopwatch, begin};
+use super::latency::{Class, Sent, Stopwatch};
 use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
 use super::reading::Aims;
@@ -18,6 +18,7 @@ use crate::engine::machine::{Guest, MachineConfig, MachineError, Runner, What};
 use crate::guest::GuestMemory;
 use crate::hypervisor::{Slot, Vcpu, Vm};
 use crate::memory::PhysicalMemory;
+use crate::processor::{Harvest, vectors_of};
 use crate::record::Account;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -271,7 +272,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 Some(at) => self.turn(at),
                 None if actor == clock => {
                     self.current = NOBODY;
-                    if let Some(end) = self.clock_strikes() {
+                    if let Some(end) = self.clock_strikes(time_limit) {
                         return end;
                     }
                     continue;
@@ -410,11 +411,29 @@ impl<'m, 'o> Simulation<'m, 'o> {
     }
 
     /// An interrupt is posted for a vCPU, of this class and sent then: one that polls for it sees it.
-    pub(super) fn posted_for(&mut self, slot: u32, vector: u8, coalesced: bool, (class, sent): (Class, u64)) {
+    pub(super) fn posted_for(&mut self, slot: u32, vector: u8, coalesced: bool, sent: (Class, u64)) {
         if let Some(first) = self.account.posted(slot, vector, coalesced) {
-            begin(first, class, sent);
+            self.stopwatch.begin((slot, vector), first, coalesced, sent);
         }
         self.seen_by_poller(slot);
+    }
+
+    /// An interrupt that was in VIRR is delivered: one that waits in PIR is the first now.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn second_is_next(&mut self, slot: u32, vector: u8) {
+        if let Some(sent) = self.account.kept(slot, vector) {
+            self.stopwatch.next((slot, vector), sent);
+        }
+    }
+
+    /// PIR of a vCPU moved to VIRR, which had these vectors already.
+    #[inline(never)]
+    pub(super) fn harvested(&mut self, slot: u32, harvest: Harvest, merged: [u64; 4]) {
+        self.account.harvested(slot, harvest, merged);
+        for vector in vectors_of(merged) {
+            self.stopwatch.ends_second((slot, vector));
+        }
     }
 
     /// Something of a vCPU changes that its pCPU looks at while it polls.

@@ -66,6 +66,8 @@ fn fine(config: &MachineConfig, cycles: Option<u64>) -> VirtualRun {
     let (account, pending) = (&run.machine.account, run.machine.pending);
     let counts = account.counts;
     assert_eq!(account.posts(), counts.delivered + counts.coalesced + counts.discarded + pending);
+    let latencies = Class::ALL.iter().map(|&class| run.latencies.of(class).len());
+    assert_eq!(latencies.sum::<u64>(), counts.delivered, "each delivery has a latency");
     run
 }
 
@@ -477,4 +479,19 @@ fn a_profile_with_a_mistake_is_refused() {
     assert_eq!(text(&|it| it["hz"] = json!(999)).unwrap_err(), "hz must be 1000000 or more");
     assert!(text(&|it| it["vm_exits"] = json!(1)).unwrap_err().contains("vm_exits"));
     assert!(text(&|it| it["policy_look"] = json!(0)).is_ok());
+}
+
+/// Nothing more happens, and time goes on until the run is told to end; where it is not, it is over.
+#[test]
+fn a_run_whose_guests_all_sleep_lasts_as_long_as_it_is_told() {
+    let send = json!({"op": "send", "vector": 0x41, "to": "next", "mode": "fixed", "logical": false});
+    let sleeps = json!([send, {"op": "hlt"}, {"op": "hlt"}, {"op": "hlt"}]);
+    let config = machine(&json!({"group": [{"vcpus": [0, 1], "program": sleeps}]}), &json!({}), KVM);
+    for told in [300_000_000, 20_000_000] {
+        let run = fine(&config, Some(told));
+        assert_eq!((run.cycles, run.machine.unfinished), (told, 2));
+    }
+    let run = fine(&config, None);
+    let last = run.log.events().last().unwrap().time;
+    assert!((last..last + 2000).contains(&run.cycles), "{} cycles, {last}", run.cycles);
 }
