@@ -101,6 +101,14 @@ def test_a_wakeup_that_is_lost_is_lost_every_time() -> None:
     assert "lost wake-up" in messages.pop()
 
 
+@pytest.mark.parametrize("engine", ["virtual-time", "threads"])
+def test_a_standstill_names_the_lock_that_is_waited_for(engine: str) -> None:
+    group = ipivrs.Group(vcpus=[0, 1], program=ipivrs.Program().lock("queue"))
+    (violation,) = ipivrs.run(ipivrs.Scenario(vm=[ipivrs.VM(vcpus=2, group=[group])]), engine=engine).violations
+    assert violation["kind"] == "stall"
+    assert 'where its program waits for lock "queue", PIR' in violation["message"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

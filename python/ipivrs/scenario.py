@@ -360,4 +360,4 @@ def _vm_description(vm: VM) -> dict[str, Any]:
     whole = vm.model_dump(exclude={"group", "handler"})
     groups = [{"vcpus": group.vcpus, "program": lowered(group.program, number)} for group in vm.group]
     handlers = [{"vector": handler.vector, "program": lowered(handler.program, number)} for handler in vm.handler]
-    return whole | {"group": groups, "handler": handlers}
+    return whole | {"group": groups, "handler": handlers, "names": list(names)}

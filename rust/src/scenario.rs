@@ -113,6 +113,9 @@ pub struct VmDescription {
     pub group: Vec<GroupDescription>,
     /// Handlers.
     pub handler: Vec<HandlerDescription>,
+    /// What programs call their signals and locks, by number from 2 on; for messages.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 /// vCPUs with one program.
@@ -222,7 +225,7 @@ impl Scenario {
         };
         let code = vm.code(capacity).map_err(|error| MachineError::Program { vm: number, error })?;
         let device = vm.assigned_device || self.device.iter().any(|device| device.vm == number);
-        Ok(Guest { config, code, device, wait_for_sipi: vm.wait_for_sipi })
+        Ok(Guest { config, code, device, wait_for_sipi: vm.wait_for_sipi, names: vm.names.clone() })
     }
 }
 

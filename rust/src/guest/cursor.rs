@@ -1,6 +1,7 @@
 //! Where a vCPU is in its program, and what it does next.
 
 use super::action::{Action, Actor, Moment, Teller};
+use super::awaited::Awaited;
 use super::code::{GuestCode, Listing};
 use super::frames::Frames;
 use super::program::Instruction;
@@ -127,8 +128,14 @@ impl Cursor {
         match code.at(self.frames.top.next) {
             None => true,
             Some(Instruction::End) => !self.frames.in_handler(),
-            Some(instruction) => instruction.waits(),
+            Some(instruction) => instruction.awaits().is_some(),
         }
+    }
+
+    /// What its next act waits for, if it is one that may wait.
+    #[must_use]
+    pub fn awaits(&self, code: &GuestCode) -> Option<Awaited> {
+        code.at(self.frames.top.next)?.awaits()
     }
 
     /// Whether it does nothing but compute until the run ends, unless it is interrupted.

@@ -1,6 +1,7 @@
 //! What vCPUs execute: programs of statements, and plain lists of interrupts from a recording.
 
 mod action;
+mod awaited;
 mod code;
 mod cursor;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod testing;
 mod workload;
 
 pub use action::{Action, Actor, Moment};
+pub use awaited::Awaited;
 pub use code::{GuestCode, Listing};
 pub use cursor::Cursor;
 pub use program::{Program, ProgramError};

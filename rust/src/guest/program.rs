@@ -1,5 +1,6 @@
 //! A guest's program: statements made into a flat list of instructions.
 
+use super::awaited::Awaited;
 use super::sends::Via;
 use super::statement::{Branch, Delivery, Statement, Target};
 use crate::arch::{ApicMode, DestinationMode, Icr, IcrLow, Shorthand};
@@ -98,12 +99,17 @@ pub(super) enum Instruction {
 }
 
 impl Instruction {
-    /// Whether it is one at which a vCPU may stand until another does something.
-    pub(super) const fn waits(&self) -> bool {
-        matches!(
-            self,
-            Self::Hlt | Self::Wait { .. } | Self::Lock { .. } | Self::AwaitCalls | Self::Poll | Self::Receive
-        )
+    /// What a vCPU may wait for that stands at it.
+    pub(super) const fn awaits(&self) -> Option<Awaited> {
+        match *self {
+            Self::Wait { signal, .. } => Some(Awaited::Signal(signal)),
+            Self::Lock { lock } => Some(Awaited::Lock(lock)),
+            Self::AwaitCalls => Some(Awaited::Answers),
+            Self::Poll => Some(Awaited::Call),
+            Self::Receive => Some(Awaited::Message),
+            Self::Hlt => Some(Awaited::Interrupt),
+            _ => None,
+        }
     }
 
     /// The vector of the interrupts that it sends. Any register may be the ICR.

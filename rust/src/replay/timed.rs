@@ -112,7 +112,7 @@ fn machine(
         let code = GuestCode::new(&programs, main, &[0; 256], Some(1));
         let apicv = Apicv { active: true, enable_ipiv };
         let config = VmConfig { apicv, scheduled: true, first_pcpu: 0, ..config.clone() };
-        Guest { config, code, device: false, wait_for_sipi: false }
+        Guest { config, code, device: false, wait_for_sipi: false, names: Vec::new() }
     };
     MachineConfig {
         pcpus: sends.len() as u32,

@@ -18,6 +18,8 @@ pub struct Guest {
     pub device: bool,
     /// All vCPUs but the first wait for a start-up IPI.
     pub wait_for_sipi: bool,
+    /// What its programs call their signals and locks, by number from 2 on; for messages.
+    pub names: Vec<String>,
 }
 
 /// A device that posts interrupts through the IOMMU, from a thread of its own.

@@ -1,5 +1,6 @@
 //! The verdict about a run: what to say about vCPUs that sleep for ever, a standstill, books that do not balance.
 
+use super::config::Guest;
 use super::runner::Runner;
 use crate::arch::{ApicMode, ApicRegister, PidControl, vector};
 use crate::hypervisor::{MpState, Slot};
@@ -140,7 +141,11 @@ pub(in crate::engine) fn reached<'m>(
 }
 
 /// The state of every vCPU, where nothing goes on.
-pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[impl Borrow<Runner>]) -> ViolationRecord {
+pub(in crate::engine) fn stall<'m>(
+    of: &impl Directory<'m>,
+    guests: &[Guest],
+    runners: &[impl Borrow<Runner>],
+) -> ViolationRecord {
     const MOST: usize = 64;
     let mut message = "nothing goes on:".to_owned();
     for runner in runners.iter().map(Borrow::borrow).take(MOST) {
@@ -156,7 +161,7 @@ pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[impl Borr
                 (MpState::Halted, _) | (MpState::Runnable, true) => "sleeps",
                 (MpState::Runnable, false) => "runs",
             },
-            if runner.progress.finished { "at its program's end" } else { "in its program" },
+            place_in_program(guests, runner),
             hex(pir),
             hex(virr),
             u8::from(control.outstanding()),
@@ -169,6 +174,18 @@ pub(in crate::engine) fn stall<'m>(of: &impl Directory<'m>, runners: &[impl Borr
         let _ = write!(message, "\n  and {} more", runners.len() - MOST);
     }
     record("stall", runners.first().map_or(0, |runner| runner.borrow().task.slot), message)
+}
+
+/// Where a vCPU is, and what it waits for there.
+fn place_in_program(guests: &[Guest], runner: &Runner) -> String {
+    if runner.progress.finished {
+        return "at its program's end".to_owned();
+    }
+    let guest = guests.get(runner.task.vm as usize);
+    match guest.and_then(|guest| Some((guest, runner.cursor.awaits(&guest.code)?))) {
+        Some((guest, awaited)) => format!("where its program waits for {}", awaited.in_words(&guest.names)),
+        None => "in its program".to_owned(),
+    }
 }
 
 fn imbalance<'m>(of: &impl Directory<'m>, runner: &Runner, vector: u8, balance: i32) -> ViolationRecord {

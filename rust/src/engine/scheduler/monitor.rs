@@ -207,7 +207,7 @@ impl<'s, 'm> Monitor<'s, 'm> {
         }
         match end {
             End::Lost(lost) => violations.push(lost_wakeup(shared, lost, &runners)),
-            End::Stalled => violations.push(stall(shared, &runners)),
+            End::Stalled => violations.push(stall(shared, &shared.config.guests, &runners)),
             End::Complete | End::Interrupted | End::Broken => {}
         }
         let (pending, wrong) = settle(shared, &mut account, &runners, matches!(end, End::Complete), whole);

@@ -32,7 +32,7 @@ impl Simulation<'_, '_> {
         violations.extend(wrong);
         let spinning = complete && self.vms.iter().any(|vm| !vm.spinners.is_empty());
         if violations.is_empty() && (spinning || matches!(end, End::Restless)) {
-            violations.push(stall(&self, &runners));
+            violations.push(stall(&self, &self.config.guests, &runners));
         }
         // Where nothing ends, the run is over when it is told so, or when nothing is left to do.
         let cycles = if self.finished_at > 0 { self.finished_at } else { self.now };

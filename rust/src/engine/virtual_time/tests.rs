@@ -333,8 +333,11 @@ fn short_sleeps_are_polled_away() {
 fn who_waits_for_nobody_is_a_stall() {
     let vm = json!({"group": [{"vcpus": [0], "program": [{"op": "wait", "signal": 0, "count": 1}]}]});
     let run = run_with(&machine(&vm, &json!({}), KVM), &costs(), None);
-    assert_eq!(run.machine.violations.iter().map(|it| it.kind).collect::<Vec<_>>(), ["stall"]);
-    assert_eq!(run.machine.unfinished, 1);
+    let [violation] = &run.machine.violations[..] else { panic!("{:?}", run.machine.violations) };
+    assert_eq!((violation.kind, run.machine.unfinished), ("stall", 1));
+    let [_, first, second] = violation.message.lines().collect::<Vec<_>>()[..] else { panic!("{}", violation.message) };
+    assert!(first.contains("vCPU 0: runs, where its program waits for signal 0, PIR"), "{first}");
+    assert!(second.contains("vCPU 1: sleeps, at its program's end"), "{second}");
 }
 
 /// While both sides spin, nobody acts before an interrupt on its way arrives: that is not the end.
