@@ -33,6 +33,8 @@ COMMAND_LINES = [
     ("run file --apic-ids 0,,1", ["--apic-ids", "''"]),
     ("run file --pace slow", ["--pace", "recorded, free"]),
     ("run file --process me", ["--process", "'me'"]),
+    ("run my.policy", ["my.policy: this is a policy", "--policy my.policy", "ipivrs check my.policy"]),
+    ("check scenarios/hackbench.toml", ["hackbench.toml: this is a scenario", "ipivrs run scenarios/hackbench.toml"]),
     ("rnu file", ["no command rnu", "did you mean run?"]),
     ("--verzion", ["no option --verzion", "did you mean --version?"]),
     ("schema chek", ["no schema 'chek'", "run-recording", "did you mean check?"]),

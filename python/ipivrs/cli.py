@@ -317,6 +317,9 @@ def _load(file: str, options: dict[str, Any]) -> Scenario | str:
     path, name = Path(file), Path(file).stem
     if path.suffix in ("", ".toml") and not path.exists() and name in shipped_scenarios():
         raise BadInputError(f"{file}: no such file; the shipped scenario of this name is {shipped_path(name)}")
+    if path.suffix == ".policy":
+        instead = f"`ipivrs run SCENARIO --policy {file}` runs under it, `ipivrs check {file}` examines it"
+        raise BadInputError(f"{file}: this is a policy: {instead}")
     if not _is_scenario(file):
         return file
     policy = options.get("policy")

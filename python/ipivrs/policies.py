@@ -62,7 +62,14 @@ def find(name: str, *, also: Iterable[str] = ()) -> Policy:
         if not name:
             raise PolicyError(f"the name of the policy is empty{hint}") from error
         raise PolicyError(f"no policy {name!r}: as a file, {why}{hint}") from error
-    return parsed(name, text)
+    try:
+        return parsed(name, text)
+    except PolicyError as error:
+        from ipivrs.scenario_text import other_than_a_policy  # noqa: PLC0415 (it takes a while)
+
+        if instead := other_than_a_policy(name, text):
+            raise PolicyError(f"{name}: {instead}") from error
+        raise
 
 
 def _why_only_checked(name: str) -> str | None:

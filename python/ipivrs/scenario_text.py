@@ -111,6 +111,15 @@ def read(path: Path, what: str = "a scenario") -> Source:
     return source
 
 
+def other_than_a_policy(file: str, text: str) -> str | None:
+    """What to say of a file that is no policy, if it is one of these."""
+    try:
+        table, _ = _core.read_toml(text)
+    except ValueError:
+        return None
+    return next((instead.format(file) for key, instead in _KINDS.values() if key in table), None)
+
+
 def _unquoted(text: str, message: str) -> str | None:
     """What to say of a word without quotes; the parser takes one that begins with t or f for half of true or false."""
     found = _NO_VALUE.match(message)

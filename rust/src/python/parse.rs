@@ -63,16 +63,19 @@ pub(super) fn activity(word: &str) -> PyResult<Activity> {
 
 /// A number of vCPUs.
 pub(super) fn vcpus(value: i128) -> PyResult<u32> {
-    match ranged("vcpus", value, MAX_VCPUS as i128)? {
-        0 => Err(PyValueError::new_err(format!("vcpus must be 1 to {MAX_VCPUS} ({MAX_VCPUS:#x}), not 0"))),
-        count => Ok(count),
+    match u32::try_from(value) {
+        Ok(count) if (1..=MAX_VCPUS as u32).contains(&count) => Ok(count),
+        _ => Err(PyValueError::new_err(format!("vcpus must be 1 to {MAX_VCPUS}, not {value}"))),
     }
 }
 
-/// An integer of a range, named in the error.
+/// An integer of a range, named in the error: in hexadecimal too where it is all that so many bits can be.
 pub(super) fn ranged<T: TryFrom<i128>>(what: &str, value: i128, last: i128) -> PyResult<T> {
     let in_range = (0..=last).contains(&value).then(|| T::try_from(value).ok()).flatten();
-    in_range.ok_or_else(|| PyValueError::new_err(format!("{what} must be 0 to {last} ({last:#x}), not {value}")))
+    in_range.ok_or_else(|| {
+        let bits = if last & (last + 1) == 0 { format!(" ({last:#x})") } else { String::new() };
+        PyValueError::new_err(format!("{what} must be 0 to {last}{bits}, not {value}"))
+    })
 }
 
 /// An unsigned number of a register's width; out of range it is a `ValueError` that names the range.
