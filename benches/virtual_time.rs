@@ -6,7 +6,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ipivrs::engine::virtual_time::Costs;
-use ipivrs::measure::{large_vm, ping_machine, storm, timed};
+use ipivrs::measure::{Storm, large_vm, ping_machine, storm, timed};
 use serde_json::{Value, json};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
@@ -41,9 +41,13 @@ fn ping(c: &mut Criterion) {
 
 /// Each vCPU on a pCPU of its own: what an IPI costs beside its machine's making.
 fn scale(_: &mut Criterion) {
-    for (to, name) in [("next", "each to the next"), ("random", "everyone to everyone")] {
+    for (to, enable_ipiv, name) in [
+        ("next", true, "each to the next"),
+        ("random", true, "everyone to everyone"),
+        ("random", false, "everyone to everyone without IPI virtualization"),
+    ] {
         for vcpus in [4096, 65_536] {
-            let figure = storm(KVM, vcpus, to, &costs()).unwrap();
+            let figure = storm(KVM, Storm { vcpus, to, enable_ipiv }, &costs()).unwrap();
             let [few, many] = [figure.floor, figure.value].map(|seconds| seconds * 1e9);
             println!("{vcpus} vCPUs, {name}: {many:.0} ns an IPI, {:.2} of 64 vCPUs', {few:.0} ns", figure.ratio);
         }

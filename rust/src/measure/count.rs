@@ -33,7 +33,7 @@ pub fn count(path: &str, policy: &str, costs: &Costs) -> Result<u64, NotMeasured
             within(|| Ok(engines::timed(&config, costs)?.1 as u64))
         }
         "virtual-time-storm" => {
-            let config = engines::storm_machine(policy, 64, "random", Some(IPIS / 64))?;
+            let config = engines::storm_machine(policy, engines::Storm::of(64), Some(IPIS / 64))?;
             within(|| Ok(engines::timed(&config, costs)?.1 as u64))
         }
         "explorer" => {

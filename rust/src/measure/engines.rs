@@ -22,9 +22,10 @@ fn reason(error: impl std::fmt::Display) -> NotMeasured {
     NotMeasured(error.to_string())
 }
 
-/// A machine of one VM with KVM's usual set-up.
+/// A machine of one VM with KVM's usual set-up, with IPI virtualization or without it.
 fn machine(
     policy: &str,
+    enable_ipiv: bool,
     vcpus: u32,
     pcpus: u32,
     workload: &Value,
@@ -34,7 +35,7 @@ fn machine(
         "seed": 1,
         "processor": {"model": "sapphire-rapids", "pinbased_ctls": null, "procbased_ctls": null,
             "procbased_ctls2": null, "procbased_ctls3": null, "max_phys_addr_bits": null},
-        "host": {"pcpus": pcpus, "time_slice": 10_000, "apic": "x2apic", "enable_apicv": true, "enable_ipiv": true,
+        "host": {"pcpus": pcpus, "time_slice": 10_000, "apic": "x2apic", "enable_apicv": true, "enable_ipiv": enable_ipiv,
             "apic_id_rewrite": "inhibit"},
         "chaos": {"preempt": false, "migrate": false, "toggle_apicv": false, "hot_add": 0},
         "vm": [{"vcpus": vcpus, "apic": "x2apic", "max_vcpu_ids": null, "last_index": null, "assigned_device": false,
@@ -89,21 +90,39 @@ fn timed_turns(config: &MachineConfig, costs: &Costs, cycles: u64) -> Result<(f6
 /// # Errors
 /// The machine cannot be made.
 pub fn ping_machine(policy: &str, rounds: u64) -> Result<MachineConfig, NotMeasured> {
-    machine(policy, 2, 2, &json!({"name": "ping", "rounds": rounds, "vector": 0xE0}), &json!([]))
+    machine(policy, true, 2, 2, &json!({"name": "ping", "rounds": rounds, "vector": 0xE0}), &json!([]))
 }
 
-/// Each vCPU sends so often, or without end, on a pCPU of its own: to everyone at `"random"`, or to the `"next"`.
+/// Each vCPU sends, on a pCPU of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Storm<'a> {
+    /// How many they are.
+    pub vcpus: u32,
+    /// To everyone at `"random"`, or to the `"next"`.
+    pub to: &'a str,
+    /// With IPI virtualization; without it each IPI exits.
+    pub enable_ipiv: bool,
+}
+
+impl Storm<'_> {
+    /// Everyone to everyone, with IPI virtualization.
+    #[must_use]
+    pub const fn of(vcpus: u32) -> Self {
+        Self { vcpus, to: "random", enable_ipiv: true }
+    }
+}
+
+/// A storm in which each vCPU sends so often, or without end.
 pub(super) fn storm_machine(
     policy: &str,
-    vcpus: u32,
-    to: &str,
+    Storm { vcpus, to, enable_ipiv }: Storm<'_>,
     rounds: Option<u64>,
 ) -> Result<MachineConfig, NotMeasured> {
     let body = json!([{"op": "send", "vector": 0x41, "to": to, "mode": "fixed", "logical": false},
         {"op": "compute", "cycles": 1000}]);
     let program = json!([{"op": "loop", "times": rounds, "body": body}]);
     let numbers: Vec<u32> = (0..vcpus).collect();
-    machine(policy, vcpus, vcpus, &json!(null), &json!([{"vcpus": numbers, "program": program}]))
+    machine(policy, enable_ipiv, vcpus, vcpus, &json!(null), &json!([{"vcpus": numbers, "program": program}]))
 }
 
 /// The policy with all its states within `bounds`, found by so many threads.
@@ -127,20 +146,20 @@ pub fn ping(policy: &str, costs: &Costs) -> Result<f64, NotMeasured> {
     Ok(median(runs?.into_iter().map(|(seconds, ipis)| ipis / seconds)))
 }
 
-/// Seconds of one IPI in a storm of so many vCPUs in virtual time, beside one in a storm of 64, to everyone at `"random"` or
-/// to the `"next"`. Neither the machine's making is in them, nor that vCPUs enter their guests for the first time, nor the end.
+/// Seconds of one IPI in a storm in virtual time, beside one in the same storm of 64 vCPUs. Neither the machine's making is in
+/// them, nor that vCPUs enter their guests for the first time, nor the end.
 ///
 /// # Errors
 /// The machine cannot be made.
-pub fn storm(policy: &str, vcpus: u32, to: &str, costs: &Costs) -> Result<Figure, NotMeasured> {
+pub fn storm(policy: &str, storm: Storm<'_>, costs: &Costs) -> Result<Figure, NotMeasured> {
     let each = |vcpus: u32| {
-        let config = storm_machine(policy, vcpus, to, None)?;
+        let config = storm_machine(policy, Storm { vcpus, ..storm }, None)?;
         let of = |rounds: u64| timed_turns(&config, costs, rounds * ROUND_CYCLES);
         let rounds = (STORM_IPIS / u64::from(vcpus)).max(LEAST_ROUNDS);
         let (few, many) = (of(FIRST_ROUNDS)?, of(FIRST_ROUNDS + rounds)?);
         Ok((many.0 - few.0) / (many.1 - few.1))
     };
-    let rounds: Result<Vec<_>, NotMeasured> = (0..TIMES).map(|_| Ok((each(64)?, each(vcpus)?))).collect();
+    let rounds: Result<Vec<_>, NotMeasured> = (0..TIMES).map(|_| Ok((each(64)?, each(storm.vcpus)?))).collect();
     Ok(Figure::of_rounds(&rounds?))
 }
 
@@ -165,7 +184,7 @@ pub fn explorer(policy: &str) -> Result<f64, NotMeasured> {
 /// The machine cannot be made, or this system does not tell how much memory a process has.
 pub fn large_vm(policy: &str, costs: &Costs) -> Result<(f64, f64), NotMeasured> {
     let workload = json!({"name": "ping", "rounds": 1, "vector": 0xE0});
-    let config = machine(policy, LARGE_VCPUS, 64, &workload, &json!([]))?;
+    let config = machine(policy, true, LARGE_VCPUS, 64, &workload, &json!([]))?;
     let builds: Result<Vec<_>, _> = (0..TIMES).map(|_| build(&config, costs)).collect();
     let builds = builds?;
     // The first finds least memory that was given back before; and it may wait until the kernel has huge pages together.

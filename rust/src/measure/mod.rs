@@ -14,7 +14,7 @@ mod ipi;
 mod threads;
 
 pub use count::count;
-pub use engines::{explored, explorer, large_vm, ping, ping_machine, storm, timed};
+pub use engines::{Storm, explored, explorer, large_vm, ping, ping_machine, storm, timed};
 pub use intake::{intake, repeat};
 pub use ipi::{Pair, PairMachine, coalesced, one_ipi};
 pub use threads::{arithmetic, bare, pairs, round_trip};

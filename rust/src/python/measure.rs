@@ -4,7 +4,7 @@ use super::vcpu::Vcpu;
 use crate::arch::ApicMode;
 use crate::engine::virtual_time::Costs;
 use crate::measure as paths;
-use crate::measure::{Figure, NotMeasured};
+use crate::measure::{Figure, NotMeasured, Storm};
 use numpy::PyReadonlyArray1;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -46,7 +46,7 @@ pub(super) fn measure(py: Python<'_>, path: &str, policy: &str, costs: &str) -> 
             "bare-threads" => paths::bare().map(beside),
             "arithmetic-threads" => Ok(beside(paths::arithmetic())),
             "virtual-time-ping" => alone(paths::ping(policy, &costs)),
-            "virtual-time-storm" => paths::storm(policy, 4096, "random", &costs).map(beside),
+            "virtual-time-storm" => paths::storm(policy, Storm::of(4096), &costs).map(beside),
             "explorer" => alone(paths::explorer(policy)),
             "intake" => alone(paths::intake()),
             "vm-build" => alone(paths::large_vm(policy, &costs).map(|(seconds, _)| seconds)),

@@ -82,8 +82,7 @@ impl Simulation<'_, '_> {
         let aim = self.aims[(turn + TURNS[3]) % AIMS].get().filter(|aim| aim.pcpu == fourth);
         if let Some(at) = self.pcpus.get(fourth as usize) {
             if at.phase.get() != Phase::Guest {
-                at.look_at_runner(|runner| self.ask_for_words(runner.task.slot));
-                aim.inspect(|aim| self.ask_for_words(aim.slot));
+                aim.inspect(|aim| self.ask_for_target_of_root(aim.slot));
             } else if let Some(aim) = aim {
                 at.look_at_runner(|runner| self.ask_for_descriptor(aim, runner));
             }
@@ -147,24 +146,30 @@ impl Simulation<'_, '_> {
     /// Of the vCPU that is in root mode on the pCPU: what the host looks at, and to whom an IPI goes that exited.
     #[inline]
     fn ask_for_root(&self, pcpu: u32, at: &Pcpu<'_>, runner: &Runner) -> Option<Aim> {
+        let vm = self.vms.get(runner.task.vm as usize)?;
+        let words = |vcpu| vm.vm.vcpu_words(self.memory, vcpu);
         prefetch(at.requests, 0, Cache::Second);
         prefetch(&self.slots, runner.task.slot as usize, Cache::Second);
+        self.memory.ask_for(runner.task.vcpu.vp().vmcs.descriptor);
+        words(runner.task.vcpu.vcpu())?.read_ahead();
         self.account.ask_for_traffic(runner.task.slot);
         let Instruction::Wrmsr { msr: X2APIC_ICR, value } = at.left.get()?.instruction else { return None };
         let icr = Icr::from_x2apic(value);
-        let vm = self.vms.get(runner.task.vm as usize).filter(|vm| vm.plain_ids && icr.destination < vm.vcpus.get())?;
+        if !vm.plain_ids || icr.destination >= vm.vcpus.get() {
+            return None;
+        }
         let slot = vm.first_slot + icr.destination;
+        words(icr.destination)?.read_ahead();
         prefetch(&self.slots, slot as usize, Cache::Second);
         prefetch(&self.whereabouts, slot as usize, Cache::Second);
         self.account.ask_for(slot, icr.low.vector());
         Some(Aim { pcpu, target: icr.destination, slot })
     }
 
-    /// A step later: what a vCPU and others know of each other.
+    /// The same a step later.
     #[inline]
-    fn ask_for_words(&self, slot: u32) {
+    fn ask_for_target_of_root(&self, slot: u32) {
         if let Some(Some(known)) = self.slots.get(slot as usize) {
-            known.words.read_ahead();
             prefetch(known.pid, 0, Cache::Second);
         }
         if let Some(&Whereabouts::OnPcpu(pcpu)) = self.whereabouts.get(slot as usize) {
@@ -172,7 +177,7 @@ impl Simulation<'_, '_> {
         }
     }
 
-    /// The same a step later.
+    /// A step after [`ask_for_target`](Self::ask_for_target).
     #[inline]
     fn ask_for_descriptor(&self, aim: Aim, runner: &Runner) {
         runner.task.vcpu.vp().ask_for_descriptor(self.memory, aim.target);
