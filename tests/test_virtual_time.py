@@ -8,6 +8,7 @@ import pytest
 
 import ipivrs
 from conftest import Shell
+from ipivrs.names import Engine
 from ipivrs.profiles import cost_names, find
 from ipivrs.running import shipped_path
 
@@ -102,9 +103,9 @@ def test_a_wakeup_that_is_lost_is_lost_every_time() -> None:
 
 
 @pytest.mark.parametrize("engine", ["virtual-time", "threads"])
-def test_a_standstill_names_the_lock_that_is_waited_for(engine: str) -> None:
+def test_a_standstill_names_the_lock_that_is_waited_for(engine: Engine) -> None:
     group = ipivrs.Group(vcpus=[0, 1], program=ipivrs.Program().lock("queue"))
-    (violation,) = ipivrs.run(ipivrs.Scenario(vm=[ipivrs.VM(vcpus=2, group=[group])]), engine=engine).violations
+    (violation,) = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=2, group=[group])]).run(engine=engine).violations
     assert violation["kind"] == "stall"
     assert 'where its program waits for lock "queue", PIR' in violation["message"]
 
