@@ -124,6 +124,7 @@ def test_notebooks_show_the_answer(swept: ipivrs.SweepResult) -> None:
     simulated = ipivrs.run(XAPIC_BOOT, engine="virtual-time")
     assert isinstance(simulated, ipivrs.RunResult)
     assert simulated.comparison is not None
+    assert simulated.comparison["saved"] is not None
     assert f"saves {simulated.comparison['saved']['exits']:,} VM exits" in shown(simulated)
 
 

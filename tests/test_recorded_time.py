@@ -1,6 +1,7 @@
 """Recordings in virtual time, from Python and from the shell."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import ipivrs
 from conftest import Shell
 from ipivrs.profiles import find
-from ipivrs.results import Comparison, RunResult, run_recording
+from ipivrs.results import Comparison, RunResult, Saved, run_recording
 from shipped import RECORDINGS, X2APIC_BOOT, XAPIC_BOOT, replay
 
 
@@ -19,6 +20,12 @@ def timed(path: Path, **options: object) -> RunResult:
 def comparison(result: RunResult) -> Comparison:
     assert result.comparison is not None
     return result.comparison
+
+
+def saved(result: RunResult) -> Saved:
+    known = comparison(result)["saved"]
+    assert known is not None
+    return known
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name)
@@ -36,16 +43,16 @@ def test_every_shipped_recording_runs_both_ways(path: Path) -> None:
         posted = counts["virtualized"] + counts["self"] + counts["software_posts"] + counts["timer_posts"]
         assert posted == counts["delivered"] + counts["coalesced"] + counts["discarded"] + counts["pending"]
     assert both["without"]["ipis"]["virtualized"] == 0
-    assert both["saved"]["exits"] == both["without"]["exits"] - both["with"]["exits"]
+    assert saved(result)["exits"] == both["without"]["exits"] - both["with"]["exits"]
 
 
 def test_a_boot_saves_an_exit_for_each_virtualized_ipi() -> None:
     result = timed(X2APIC_BOOT)
     both = comparison(result)
-    assert both["saved"]["exits"] == result.counters["virtualized"] == 1651
+    assert saved(result)["exits"] == result.counters["virtualized"] == 1651
     profile = {name: cost.cycles for name, cost in find("sapphire-rapids").cost.items()}
     exit_and_entry = profile["vm_exit"] + profile["vm_entry"] + profile["exit_msr_icr"]
-    assert both["saved"]["cycles_per_ipi"] > 0.99 * (exit_and_entry - profile["post"])
+    assert saved(result)["cycles_per_ipi"] > 0.99 * (exit_and_entry - profile["post"])
     assert set(both["with"]["latency"]) == {"running", "blocked", "device"}
     assert set(both["without"]["latency"]) == {"exited", "device"}
     assert result.seconds == pytest.approx(result.recording["span_seconds"], rel=1e-3)
@@ -65,9 +72,9 @@ def test_what_looks_like_one_figure_and_is_two_is_told_apart(shell: Shell, tmp_p
 
 
 def test_nothing_is_saved_where_every_ipi_exits() -> None:
-    both = comparison(timed(XAPIC_BOOT))
-    assert both["saved"]["exits"] == 0
-    assert both["with"]["ipis"]["software_posts"] == 121
+    result = timed(XAPIC_BOOT)
+    assert saved(result)["exits"] == 0
+    assert comparison(result)["with"]["ipis"]["software_posts"] == 121
 
 
 def test_the_same_recording_gives_the_same_result_to_the_byte(shell: Shell) -> None:
@@ -76,10 +83,25 @@ def test_the_same_recording_gives_the_same_result_to_the_byte(shell: Shell) -> N
     assert json.loads(outputs.pop())["comparison"]["saved"]["exits"] == 1651
 
 
+def test_a_run_that_ended_at_a_violation_is_compared_with_none(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    result = shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--policy", "kvm-pre-ipiv", "--report", out)
+    assert result.exit_code == 1
+    ended = "lost-wakeup ended the run after 80.660 of 411.838 s: all counts are up to there"
+    for text in (" ".join(result.stdout.split()), out.read_text(encoding="utf-8")):
+        assert ended in text
+        assert "4 of 10 IPIs that were sent until then need no VM exit (40.0 %)" in text
+        assert "saved" not in text
+    assert max(float(share) for share in re.findall(r"([\d.]+) %", result.stdout)) <= 100
+    both = shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--policy", "kvm-pre-ipiv", "--json")
+    whole = json.loads(both.stdout)
+    assert whole["comparison"]["saved"] is None
+    assert "saves" not in timed(X2APIC_BOOT, policy="kvm-pre-ipiv")._repr_html_()
+
+
 def test_another_profile_and_policy(shell: Shell, tmp_path: Path) -> None:
     slow = find("sapphire-rapids").with_cycles({"vm_exit": 1_000_000})
-    saved = comparison(timed(X2APIC_BOOT, profile=slow))["saved"]
-    assert saved["cycles_per_ipi"] > 990_000
+    assert saved(timed(X2APIC_BOOT, profile=slow))["cycles_per_ipi"] > 990_000
     options = ("--engine", "virtual-time", "--policy", "kvm-sn-in-host", "--json")
     assert json.loads(shell("run", X2APIC_BOOT, *options).stdout)["policy"] == "kvm-sn-in-host"
     result = shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--profile", tmp_path / "none.toml")
@@ -121,13 +143,14 @@ def test_preemption_and_halts_are_the_recordings(tmp_path: Path) -> None:
     ]
     file = tmp_path / "host.txt"
     file.write_text("".join(lines), encoding="utf-8")
-    both = comparison(timed(file))
+    result = timed(file)
+    both = comparison(result)
     met = {name: row["count"] for name, row in both["with"]["latency"].items()}
     assert met == {"running": 1, "preempted": 1, "blocked": 1}
     assert both["with"]["preemptions"] == 1
     # 100 us until its thread is back, at 2 GHz.
     assert 190_000 < both["with"]["latency"]["preempted"]["max"] < 220_000
-    assert both["saved"]["exits"] == 3
+    assert saved(result)["exits"] == 3
 
 
 @pytest.mark.parametrize(

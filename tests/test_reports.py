@@ -324,6 +324,7 @@ def test_a_recording_in_virtual_time_says_what_is_saved(tmp_path: Path) -> None:
     result = ipivrs.run(X2APIC_BOOT, engine="virtual-time")
     assert isinstance(result, RunResult)
     assert result.comparison is not None
+    assert result.comparison["saved"] is not None
     out = tmp_path / "out.html"
     result.report(out)
     words = Elements(out.read_text(encoding="utf-8")).words

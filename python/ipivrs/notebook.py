@@ -20,10 +20,13 @@ _WIDTH = 110
 
 def run(result: "RunResult") -> str:
     """A recording: the answer, what became of the IPIs, and the clauses that called for exits."""
+    from ipivrs.report import verdict, what_ended  # noqa: PLC0415 (it knows the results)
+
     counts, vcpus = result.counters, len(result.recording["vcpus"])
     parts = [
-        _head(f"{counts['virtualized'] + counts['self']} of {counts['total']} IPIs need no VM exit"),
+        _head(verdict(result).plain),
         _line(f"{result.recording['path']}: {result.recording['format']}, {vcpus} {noun(vcpus, 'vCPU')}"),
+        *map(_line, what_ended(result)),
         _violations(result.violations),
         _shares("became", counts, _FATES),
         _exits(result.exits),
@@ -119,9 +122,9 @@ def _exits(exits: "list[Exit]") -> str:
 
 
 def _saved(result: "RunResult") -> str:
-    if result.comparison is None:
+    saved = None if result.comparison is None else result.comparison["saved"]
+    if saved is None:
         return ""
-    saved = result.comparison["saved"]
     exits = f"{saved['exits']:,} VM {noun(saved['exits'], 'exit')}"
     return _line(f"IPI virtualization saves {exits} and {saved['exit_cycles']:,} cycles in exits")
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ipivrs.remedy import Remedy
-from ipivrs.results import Comparison, Kind, RunResult
+from ipivrs.results import Comparison, Kind, RunResult, Saved
 from ipivrs.sections import exits, fates, heat, indented, notifications, section, share, table, violations
 from ipivrs.terminal import width
 from ipivrs.wording import noun, predicate
@@ -17,6 +18,9 @@ WHAT_CYCLES_COUNT = (
     "Cycles in exits are of all exits on all pCPUs, with what wakes a receiver that sleeps; "
     "cycles to send an IPI are the sender's alone, from its write until its guest goes on."
 )
+
+LAST = {"lost-wakeup", "stall"}
+"""Violations after which there is nothing to go on with; with any other a run goes on to its end."""
 
 _MOST_KINDS = 5
 _MOST_VCPUS = 4
@@ -45,6 +49,7 @@ def full(result: RunResult) -> RenderableType:
     """One recording: the verdict, then what became of the IPIs and why."""
     sections = [
         _verdict_with_file(result),
+        *map(Text, what_ended(result)),
         *violations(result.violations),
         *_saved(result),
         section("What became of them", fates(result.counters)),
@@ -65,6 +70,7 @@ def side_by_side(results: list[RunResult]) -> RenderableType:
         Group(
             Text(),
             Text(f"{name}: ", style="bold").append_text(verdict(result)),
+            *(indented(Text(line)) for line in what_ended(result)),
             *map(indented, why(result)),
             *violations(result.violations),
         )
@@ -80,7 +86,23 @@ def verdict(result: RunResult) -> Text:
     counts = result.counters
     fine = counts["virtualized"] + counts["self"]
     style = "bold green" if fine else "bold red"
-    return Text(f"{fine} of {counts['total']} IPIs need no VM exit ({share(fine, counts['total'])})", style=style)
+    until_then = " that were sent until then" if _ended_early(result, "with") else ""
+    which = f"{counts['total']} IPIs{until_then}"
+    return Text(f"{fine} of {which} need no VM exit ({share(fine, counts['total'])})", style=style)
+
+
+def what_ended(result: RunResult) -> Iterator[str]:
+    """In virtual time: which of both runs a violation ended before the recording was over, and when."""
+    kinds = ", ".join(sorted(LAST & {violation["kind"] for violation in result.violations})) or "a violation"
+    if _ended_early(result, "with"):
+        span = result.recording["span_seconds"]
+        yield f"{kinds} ended the run after {result.seconds:.3f} of {span:.3f} s: all counts are up to there"
+    elif _ended_early(result, "without"):
+        yield f"{kinds} ended the run without IPI virtualization: what is saved is not known"
+
+
+def _ended_early(result: RunResult, side: Literal["with", "without"]) -> bool:
+    return result.comparison is not None and result.comparison[side]["unfinished"] > 0
 
 
 def why(result: RunResult) -> Iterator[Text]:
@@ -115,10 +137,10 @@ def _verdict_with_file(result: RunResult) -> RenderableType:
 def _saved(result: RunResult) -> Iterator[RenderableType]:
     """Virtual time: with IPI virtualization beside without it, and how long interrupts took."""
     comparison = result.comparison
-    if comparison is None:
+    if comparison is None or comparison["saved"] is None:
         return
     rows = table("", ">with", ">without", ">saved")
-    for label, cells in _saved_rows(comparison):
+    for label, cells in _saved_rows(comparison, comparison["saved"]):
         rows.add_row(label, *cells)
     counted = Text(WHAT_CYCLES_COUNT, style="dim")
     yield section("With IPI virtualization and without it", rows, counted)
@@ -133,8 +155,8 @@ def _saved(result: RunResult) -> Iterator[RenderableType]:
     yield section("From send to delivery, in cycles", classes)
 
 
-def _saved_rows(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    saved, sides = comparison["saved"], (comparison["with"], comparison["without"])
+def _saved_rows(comparison: Comparison, saved: Saved) -> Iterator[tuple[str, list[str]]]:
+    sides = (comparison["with"], comparison["without"])
     yield "VM exits", [f"{side['exits']:,}" for side in sides] + [f"{saved['exits']:,}"]
     yield "cycles in exits", [f"{side['exit_cycles']:,}" for side in sides] + [f"{saved['exit_cycles']:,}"]
     per_ipi = [*(side["cycles_per_ipi"] for side in sides), saved["cycles_per_ipi"]]
@@ -151,7 +173,7 @@ def _kinds(result: RunResult) -> Table:
         shown = f"{kind['vector']:02X}H"
         rows.add_row(
             str(kind["count"]),
-            *([share(kind["count"], result.counters["total"])] if wide else []),
+            *([_share_of_sent(kind, result)] if wide else []),
             kind["apic"],
             f"{kind['vector']} ({shown})" if wide else shown,
             _sent_as(kind),
@@ -166,6 +188,10 @@ def _more_kinds(result: RunResult) -> Iterator[Text]:
     if rest:
         count = sum(kind["count"] for kind in rest)
         yield Text(f"and {count} of {len(rest)} more {noun(len(rest), 'kind')} (--json has all)", style="dim")
+
+
+def _share_of_sent(kind: Kind, result: RunResult) -> str:
+    return "" if kind["fate"] == "unsent" else share(kind["count"], result.counters["total"])
 
 
 def _sent_as(kind: Kind) -> str:
@@ -243,9 +269,9 @@ def _comparison_rows(results: list[RunResult]) -> Iterator[tuple[str, list[str]]
     comparisons = [result.comparison for result in results]
     if all(comparison is not None for comparison in comparisons):
         saved = [comparison["saved"] for comparison in comparisons if comparison is not None]
-        yield "VM exits saved", [f"{one['exits']:,}" for one in saved]
-        yield "cycles in exits saved", [f"{one['exit_cycles']:,}" for one in saved]
-        yield "cycles saved for each IPI", [f"{one['cycles_per_ipi']:,.0f}" for one in saved]
+        yield "VM exits saved", [f"{one['exits']:,}" if one else "-" for one in saved]
+        yield "cycles in exits saved", [f"{one['exit_cycles']:,}" if one else "-" for one in saved]
+        yield "cycles saved for each IPI", [f"{one['cycles_per_ipi']:,.0f}" if one else "-" for one in saved]
     exits = [_exits_by_condition(result) for result in results]
     for condition in dict.fromkeys(condition for one in exits for condition in one):
         yield f"exit: {condition}", [str(one.get(condition, 0)) for one in exits]

@@ -243,8 +243,11 @@ class Saved(TypedDict):
     cycles_per_ipi: float
 
 
-Comparison = TypedDict("Comparison", {"with": Side, "without": Side, "saved": Saved})
-"""A recording in virtual time with IPI virtualization, without it, and the difference."""
+Comparison = TypedDict("Comparison", {"with": Side, "without": Side, "saved": Saved | None})
+"""A recording in virtual time with IPI virtualization, without it, and the difference.
+
+`saved` is None where a violation ended one of both runs before the recording was over: they are not comparable then.
+"""
 
 
 class Targets(TypedDict):
@@ -272,11 +275,11 @@ class RunResult(Tabular, Drawable):
 
     @cached_property
     def _dict(self) -> dict[str, Any]:
-        return self._core.as_dict()
+        return _without_unlike_sides(self._core.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         """The whole result in plain types, ready for `json.dumps`. A fresh copy each time."""
-        return {**self._core.as_dict(), "advice": [dict(one) for one in self.advice]}
+        return {**_without_unlike_sides(self._core.as_dict()), "advice": [dict(one) for one in self.advice]}
 
     @property
     def counters(self) -> Counters:
@@ -335,7 +338,7 @@ class RunResult(Tabular, Drawable):
 
     @property
     def cycles(self) -> int | None:
-        """Virtual time: cycles until the end of the recording. None on threads."""
+        """Virtual time: cycles until the end of the recording, or the violation that ended the run. None on threads."""
         return self._dict.get("cycles")
 
     @property
@@ -413,6 +416,14 @@ class RunResult(Tabular, Drawable):
             f"{counts['self']} self, {counts['exited']} exited, {counts['faulted']} faulted, "
             f"{len(self.violations)} {noun(len(self.violations), 'violation')}>"
         )
+
+
+def _without_unlike_sides(whole: dict[str, Any]) -> dict[str, Any]:
+    """What a whole run has more than one that a violation ended is not what IPI virtualization saves."""
+    comparison = whole.get("comparison")
+    if comparison is not None and any(comparison[side]["unfinished"] for side in ("with", "without")):
+        comparison["saved"] = None
+    return whole
 
 
 _POLICY = "kvm"

@@ -6,12 +6,10 @@ from typing import Literal
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ipivrs.report import CLASSES
+from ipivrs.report import CLASSES, LAST
 from ipivrs.sections import exits, fates, heat, notifications, section, share, table, violations
 from ipivrs.simulation import ScenarioResult
 from ipivrs.wording import noun, times
-
-_LAST = {"lost-wakeup", "stall"}
 
 
 def full(result: ScenarioResult) -> RenderableType:
@@ -50,8 +48,8 @@ def _verdict(result: ScenarioResult) -> RenderableType:
 
 
 def what_ended(result: ScenarioResult) -> Iterator[str]:
-    """A violation after which there is nothing to go on with; with any other the run goes on to its end."""
-    for kind in _LAST & {violation["kind"] for violation in result.violations}:
+    """A violation after which there is nothing to go on with."""
+    for kind in LAST & {violation["kind"] for violation in result.violations}:
         yield f"{kind} ended the run: all counts are up to there"
 
 

@@ -65,7 +65,7 @@ def _of_recording(result: RunResult) -> Facts:
     return Facts(
         title=Path(recording["path"]).name,
         kind="recording",
-        verdict=report.verdict(result).plain,
+        verdict="; ".join((report.verdict(result).plain, *report.what_ended(result))),
         good=not result.violations,
         origin=[
             ("file", recording["path"]),
@@ -96,9 +96,9 @@ def _of_recording(result: RunResult) -> Facts:
 
 def _comparison(result: RunResult) -> list[tuple[str, str, str, str]]:
     """In virtual time: what there is, with IPI virtualization, without it, and what that saves."""
-    if result.comparison is None:
+    if result.comparison is None or (saved := result.comparison["saved"]) is None:
         return []
-    one, other, saved = result.comparison["with"], result.comparison["without"], result.comparison["saved"]
+    one, other = result.comparison["with"], result.comparison["without"]
     return [
         ("VM exits", f"{one['exits']:,}", f"{other['exits']:,}", f"{saved['exits']:,}"),
         ("cycles in exits", f"{one['exit_cycles']:,}", f"{other['exit_cycles']:,}", f"{saved['exit_cycles']:,}"),
