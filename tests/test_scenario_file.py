@@ -52,10 +52,19 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
         ("vm = 3\n", "a.toml:1: vm: must be a list in square brackets, not 3"),
         ("", "a.toml:1: vm: it is missing, and must be given"),
         ('[[vm]]\nvcpus = "a"\n', "a.toml:2: vm[0].vcpus: must be a whole number, not 'a'"),
-        ("[[vm]]\nvcpus = true\n", "a.toml:2: vm[0].vcpus: must be a whole number, not True"),
+        ("[[vm]]\nvcpus = true\n", "a.toml:2: vm[0].vcpus: must be a whole number, not true"),
         ('[[vm]]\nworkload = { name = "strom" }\n', "did you mean storm?"),
         ('[[vm]]\napic = "apic"\n', "a.toml:2: vm[0].apic: must be one of x2apic, xapic, not 'apic'; did you mean"),
         ('[processor]\nmodel = "ice"\n[[vm]]\n', "a.toml:2: processor.model: must be one of sapphire-rapids, ice-lake"),
+        ('[host]\nenable_ipiv = "no"\n[[vm]]\n', "a.toml:2: host.enable_ipiv: must be true or false, not 'no'"),
+        ("[host]\nenable_ipiv = 0\n[[vm]]\n", "a.toml:2: host.enable_ipiv: must be true or false, not 0"),
+        ('[chaos]\npreempt = "on"\n[[vm]]\n', "a.toml:2: chaos.preempt: must be true or false, not 'on'"),
+        ('seconds = "1"\n[[vm]]\n', "a.toml:1: seconds: must be a number, not '1'"),
+        ("seconds = true\n[[vm]]\n", "a.toml:1: seconds: must be a number, not true"),
+        (
+            '[[vm]]\n[[vm.group]]\nvcpus = "0-1,1"\nprogram = []\n',
+            "a.toml:3: vm[0].group[0].vcpus: vCPU 1 is there twice",
+        ),
         ("[host\n", "a.toml:1:6: unclosed table"),
         ("[[vm]]\nvcpus = four\n", 'a.toml:2:9: four is no number, and a text needs quotes: "four"'),
         ("[[vm]]\nworkload = { name = ping }\n", 'a.toml:2:21: ping is no number, and a text needs quotes: "ping"'),
@@ -130,6 +139,7 @@ def test_a_mistake_has_file_line_field_and_what_is_allowed(tmp_path: Path, text:
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
+        ('{ send = 3, to = 1, logical = "yes" }', "program[0].logical: must be true or false, not 'yes'"),
         ('"htl"', "program[0]: no statement 'htl'; did you mean hlt?"),
         ("{ sned = 3 }", "program[0]: no statement 'sned'; did you mean send?"),
         ("{ lop = 3000, body = ['hlt'] }", "program[0]: no statement 'lop'; did you mean loop?"),

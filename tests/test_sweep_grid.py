@@ -188,7 +188,7 @@ def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
         ("seed = { frm = 1, to = 2 }", "g.toml:3: grid.seed.frm: no such field; did you mean from?"),
         ("seed = { from = 1 }", "grid.seed.to: it is missing, and must be given"),
         ('seed = { from = "a", to = 2 }', "grid.seed.from: must be a number, not 'a'"),
-        ("seed = { from = 1, to = 2, step = true }", "grid.seed.step: must be a number, not True"),
+        ("seed = { from = 1, to = 2, step = true }", "grid.seed.step: must be a number, not true"),
         ("seed = { from = 1, to = 2, step = 0 }", "grid.seed: step must be above 0, not 0"),
         ("seed = { from = 1, to = 2, factor = 1 }", "grid.seed: factor must be above 1, not 1"),
         ("seed = { from = 0, to = 2, factor = 2 }", "grid.seed: with a factor, from must be above 0, not 0"),

@@ -17,7 +17,7 @@ from ipivrs.names import Engine
 from ipivrs.options import did_you_mean, nearest
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
-from ipivrs.scenario_text import ScenarioError, Source, read, shortened
+from ipivrs.scenario_text import ScenarioError, Source, read, shortened, shown
 from ipivrs.statements import Table
 
 MOST_POINTS = 1_000_000
@@ -32,7 +32,7 @@ class SweepError(ValueError):
 
 def _number(value: Any) -> int | float:  # noqa: ANN401 (whatever the file has)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise PydanticCustomError("number", "must be a number, not {value}", {"value": repr(value)})
+        raise PydanticCustomError("number", "must be a number, not {value}", {"value": shown(value)})
     return value
 
 

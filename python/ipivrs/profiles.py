@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from ipivrs import _core
 from ipivrs.options import did_you_mean
 from ipivrs.scenario_text import ScenarioError, load
-from ipivrs.statements import Table
+from ipivrs.statements import Flag, Table
 
 DEFAULT = "sapphire-rapids"
 """The profile that virtual time uses unless it is told another."""
@@ -28,7 +28,7 @@ class Cost(Table):
 
     cycles: Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)]
     source: Annotated[str, Field(min_length=1)]
-    fitted: bool = False
+    fitted: Flag = False
 
 
 @cache

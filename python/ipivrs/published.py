@@ -13,7 +13,7 @@ from ipivrs.options import did_you_mean
 from ipivrs.profiles import Profile, ProfileError
 from ipivrs.scenario import Scenario
 from ipivrs.scenario_text import ScenarioError, load, mistakes
-from ipivrs.statements import Table
+from ipivrs.statements import Flag, Table
 
 Quantity = Literal["cycles", "time-saved", "time-added", "speed-up", "notifications"]
 """What was measured: cycles (of each of `per` rounds), a difference to the baseline in percent (of its time, or of its
@@ -27,7 +27,7 @@ UNITS: dict[Quantity, str] = {
     "notifications": "per second",
 }
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
 class Row(Table):
@@ -39,12 +39,12 @@ class Row(Table):
     """
 
     name: Annotated[str, Field(min_length=1)]
-    measured: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    measured: Annotated[float, Field(allow_inf_nan=False, strict=True)] | None = None
     published: str = ""
     between: tuple[Positive, Positive] | None = None
     quantity: Quantity
     per: Annotated[int, Field(ge=1, strict=True)] = 1
-    fitted: bool = False
+    fitted: Flag = False
     note: str = ""
     scenario: Scenario
     baseline: dict[str, Any] = Field(default={})

@@ -4,11 +4,12 @@ The same in TOML and in Python; `Scenario.load` reads a file and names the line 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ipivrs import profiles
@@ -18,11 +19,11 @@ from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.scenario_text import load
 from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
-from ipivrs.statements import AnyStatement, Cycles, LegalVector, Path_, Table, VcpuNumber, lowered, targets
+from ipivrs.statements import AnyStatement, Cycles, Flag, LegalVector, Path_, Table, VcpuNumber, lowered, targets
 
 Count = Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
 Msr = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
-Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False, strict=True)]
 
 _MOST_VCPUS = 65_536
 _MOST_THREADS = 256
@@ -56,17 +57,17 @@ class Host(Table):
     time_slice: Annotated[int, Field(ge=1, le=2**32 - 1, strict=True)] = 10_000
     apic: Apic = "x2apic"
     policy: str = "kvm"
-    enable_apicv: bool = True
-    enable_ipiv: bool = True
+    enable_apicv: Flag = True
+    enable_ipiv: Flag = True
     apic_id_rewrite: IdRewrite = "inhibit"
 
 
 class Chaos(Table):
     """What the host does at random: early ends of time slices, migration, APICv switched off and on, vCPUs added."""
 
-    preempt: bool = False
-    migrate: bool = False
-    toggle_apicv: bool = False
+    preempt: Flag = False
+    migrate: Flag = False
+    toggle_apicv: Flag = False
     hot_add: Annotated[int, Field(ge=0, le=65_535, strict=True)] = 0
 
 
@@ -117,8 +118,8 @@ class Storm(Table):
 
     name: Literal["storm"] = "storm"
     rounds: Count | None = None
-    halts: bool = True
-    mode_switches: bool = False
+    halts: Flag = True
+    mode_switches: Flag = False
 
 
 Workload = Annotated[Ping | IpiMicrobenchmark | TlbShootdown | Hackbench | Storm, Field(discriminator="name")]
@@ -148,10 +149,17 @@ def _numbers(value: Any) -> Any:  # noqa: ANN401
     return numbers
 
 
+def _each_once(numbers: list[int]) -> list[int]:
+    twice = next((number for number, count in Counter(numbers).items() if count > 1), None)
+    if twice is not None:
+        raise PydanticCustomError("vcpus", "vCPU {number} is there twice", {"number": twice})
+    return numbers
+
+
 class Group(Table):
     """vCPUs with one program."""
 
-    vcpus: Annotated[list[VcpuNumber], BeforeValidator(_numbers), Field(min_length=1)]
+    vcpus: Annotated[list[VcpuNumber], BeforeValidator(_numbers), AfterValidator(_each_once), Field(min_length=1)]
     program: list[AnyStatement]
 
 
@@ -174,8 +182,8 @@ class VM(Table):
     apic: Apic = "x2apic"
     max_vcpu_ids: Annotated[int, Field(ge=1, le=_MOST_VCPUS, strict=True)] | None = None
     last_index: Annotated[int, Field(ge=0, le=65_535, strict=True)] | None = None
-    assigned_device: bool = False
-    wait_for_sipi: bool = False
+    assigned_device: Flag = False
+    wait_for_sipi: Flag = False
     workload: Workload | None = None
     group: list[Group] = Field(default=[])
     handler: list[Handler] = Field(default=[])
@@ -222,7 +230,7 @@ class Device(Table):
     vcpu: VcpuNumber | None = None
     vectors: list[LegalVector] = Field(default=[0x61], min_length=1)
     posts: Count | None = None
-    urgent: bool = False
+    urgent: Flag = False
     gap: Annotated[int, Field(ge=0, le=2**31, strict=True)] = 100
 
 

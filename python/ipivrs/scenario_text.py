@@ -243,7 +243,7 @@ def _either(found: list[dict[str, Any]]) -> str | None:
     given = found[0]["input"]
     kinds = [_TYPES[mistake["type"]] for mistake in others]
     allowed = " or ".join([*kinds, f"one of {', '.join(words)}" if len(words) > 1 else words[0]])
-    return f"must be {allowed}, not {_shown(given)}{did_you_mean(str(given), words)}"
+    return f"must be {allowed}, not {shown(given)}{did_you_mean(str(given), words)}"
 
 
 def _words(mistake: dict[str, Any]) -> list[str]:
@@ -261,11 +261,11 @@ def _what(mistake: dict[str, Any]) -> str:
         name, words = _BOUNDS[kind]
         return f"must be {words.format(context[name])}, not {given}"
     if kind in _TYPES:
-        return f"must be {_TYPES[kind]}, not {_shown(given)}"
+        return f"must be {_TYPES[kind]}, not {shown(given)}"
     if kind in ("literal_error", "union_tag_invalid"):
         known = _words(mistake)
         word = given.get("name", given) if isinstance(given, dict) else given
-        return f"must be one of {', '.join(known)}, not {_shown(word)}{did_you_mean(str(word), known)}"
+        return f"must be one of {', '.join(known)}, not {shown(word)}{did_you_mean(str(word), known)}"
     if kind in ("missing", "union_tag_not_found"):
         return _nameless(given) if kind == "union_tag_not_found" else "it is missing, and must be given"
     message = str(mistake["msg"])
@@ -277,6 +277,7 @@ def _nameless(table: object) -> str:
     return f"no field {alike[0]!r}; did you mean name?" if alike else "a field is missing: name"
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def shown(value: object) -> str:
+    """A value as messages have it: not too long, true and false as TOML writes them."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) < 60 else f"{text[:57]}..."  # noqa: PLR2004

@@ -41,6 +41,7 @@ Numbers = Callable[[str], int]
 VcpuNumber = Annotated[int, Field(ge=0, le=65_535, strict=True)]
 Cycles = Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)]
 Register = Annotated[int, Field(ge=0, le=0x3F0, multiple_of=16, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 U32 = Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)]
 Target = VcpuNumber | Literal["next", "random", "others"]
 """Whom an IPI is for: a vCPU's number, the next vCPU, a random other one, or all others, one IPI each."""
@@ -113,7 +114,7 @@ class Send(_Targeted):
     op = "send"
     vector: Vector = Field(alias="send")
     mode: IpiMode = "fixed"
-    logical: bool = False
+    logical: Flag = False
 
 
 class Call(_Targeted):
@@ -136,7 +137,7 @@ class Broadcast(_Statement):
     op = "broadcast"
     vector: Vector = Field(alias="broadcast")
     mode: IpiMode = "fixed"
-    including_self: bool = False
+    including_self: Flag = False
 
 
 class SelfIpi(_Statement):
