@@ -309,7 +309,7 @@ def test_steps_that_a_policy_does_not_have(shell: Shell, tmp_path: Path) -> None
         ("letter", "is no result of a check"),
         ("{}", "policy_text"),
         ("[]", "is no result of a check"),
-        ('{"policy_text": "", "counterexample": null, "violation": null, "bounds": {"posts": 9}}', "--posts"),
+        ('{"policy_text": "", "counterexample": null, "violation": null, "bounds": {"posts": 9}}', "(posts must be"),
     ],
     ids=str,
 )

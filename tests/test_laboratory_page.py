@@ -7,8 +7,9 @@ import pytest
 
 import ipivrs
 from ipivrs import _core
-from ipivrs.bounds import RANGES, option
+from ipivrs.bounds import RANGES
 from ipivrs.check_report import KINDS
+from ipivrs.options import option
 
 PAGE = (Path(__file__).parent.parent / "docs" / "laboratory.md").read_text(encoding="utf-8")
 

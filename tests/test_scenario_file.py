@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,22 @@ def test_many_mistakes_are_shown_together_and_counted(tmp_path: Path) -> None:
     lines = mistake(tmp_path, "[[vm]]\nvcpus = 0\n" * 8).splitlines()
     assert len(lines) == 6
     assert lines[-1] == "and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ipivrs.Scenario(vm=[ipivrs.Vm(vcpus=2)]), r"Scenario.vm\[0\]: must be an ipivrs.VM, .* an ipivrs.Vm"),
+        (lambda: ipivrs.Scenario(vm=ipivrs.VM()), r"^Scenario.vm: must be a list, such as \[VM\(...\)\], not one VM$"),
+        (lambda: ipivrs.VM(group=ipivrs.Group(vcpus=[0], program=[])), r"^VM.group: must be a list, such as \[Group"),
+        (lambda: ipivrs.Profile.load("sapphire-rapids"), "No such file.*profiles/sapphire-rapids.toml$"),
+        (lambda: ipivrs.Scenario.load("ping"), "No such file.*; shipped with this name is .*scenarios/ping.toml$"),
+        (lambda: ipivrs.Scenario.load("pong"), "^pong: No such file or directory$"),
+    ],
+)
+def test_python_is_told_what_to_give_instead(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

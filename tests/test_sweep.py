@@ -295,6 +295,11 @@ def test_options_that_cannot_be_used(
     assert not list(tmp_path.glob("*.journal"))
 
 
+def test_python_is_told_of_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ipivrs.SweepError, match=r"^out must end in \.csv or \.parquet, not 'r\.txt'$"):
+        ipivrs.sweep(write_grid(tmp_path, SEEDS), out=tmp_path / "r.txt")
+
+
 def test_every_mistake_is_found_before_anything_runs(tmp_path: Path, shell: Shell) -> None:
     result = shell("sweep", write_grid(tmp_path, '"host.pcpus" = [1, 0]'), "--out", tmp_path / "r.csv")
     assert (result.exit_code, result.stdout) == (2, "")

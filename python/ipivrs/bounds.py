@@ -2,9 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
-from ipivrs.options import did_you_mean
+from ipivrs.options import ArgumentError, did_you_mean
 
 MemoryModel = Literal["sc", "tso"]
 """Sequential consistency, or x86's store buffers for plain stores."""
@@ -28,13 +28,8 @@ FLAGS = ("urgent", "publish", "inhibit", "rewrite_id", "ipiv")
 MOST_AGENTS = 8
 
 
-class BoundsError(ValueError):
-    """Bounds that cannot be explored. The message names the option, its value, its range and what to change."""
-
-
-def option(name: str) -> str:
-    """The command-line option of a bound."""
-    return f"--{name.replace('_', '-')}"
+class BoundsError(ArgumentError):
+    """Bounds that cannot be explored. The message names the bound, its value, its range and what to change."""
 
 
 @dataclass(frozen=True)
@@ -87,26 +82,39 @@ class Bounds:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise BoundsError(f"{option(name)} must be {low} to {high}, not {value!r}")
+                self._refuse(name, f"must be {low} to {high}", value)
         for name in FLAGS:
             if not isinstance(getattr(self, name), bool):
-                raise BoundsError(f"{option(name)} is true or false, not {getattr(self, name)!r}")
+                self._refuse(name, "is true or false", getattr(self, name))
         if self.memory_model not in get_args(MemoryModel):
-            raise BoundsError(f"--memory-model must be sc or tso, not {self.memory_model!r}")
+            self._refuse("memory_model", "must be sc or tso", self.memory_model)
+
+    def _refuse(self, name: str, allowed: str, value: object) -> NoReturn:
+        raise BoundsError.naming(lambda named: f"{named(name)} {allowed}, not {value!r}")
 
     def _check_together(self) -> None:
         if self.vcpus > self.pcpus:
-            raise BoundsError(
-                f"--vcpus must be 1 to {self.pcpus}, the number of pCPUs, not {self.vcpus}: "
-                f"lower it, or give --pcpus {self.vcpus}"
+            raise BoundsError.naming(
+                lambda named: (
+                    f"{named('vcpus')} must be 1 to {self.pcpus}, the number of pCPUs, not {self.vcpus}: "
+                    f"lower it, or give {named('pcpus')} {self.vcpus}"
+                )
             )
         if not 1 <= self.agents <= MOST_AGENTS:
             change = f"lower one of them by {self.agents - MOST_AGENTS}" if self.agents else "give one of them"
-            raise BoundsError(
-                f"--senders, --devices and --software must be 1 to {MOST_AGENTS} together, not {self.agents}: {change}"
+            raise BoundsError.naming(
+                lambda named: (
+                    f"{named('senders')}, {named('devices')} and {named('software')} must be 1 to {MOST_AGENTS} "
+                    f"together, not {self.agents}: {change}"
+                )
             )
         if self.urgent and not self.devices:
-            raise BoundsError("--urgent is about devices, and --devices is 0: give --devices 1, or leave it out")
+            raise BoundsError.naming(
+                lambda named: (
+                    f"{named('urgent')} is about devices, and {named('devices')} is 0: "
+                    f"give {named('devices')} 1, or leave it out"
+                )
+            )
 
     @property
     def agents(self) -> int:

@@ -13,11 +13,11 @@ import typer
 
 from ipivrs import _core, check_report, completion, promela, replays
 from ipivrs.bars import steps, watching
-from ipivrs.bounds import RANGES, MemoryModel, option
+from ipivrs.bounds import RANGES, MemoryModel
 from ipivrs.entries import HOLDS, Entry, collection
 from ipivrs.laboratory import CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
-from ipivrs.options import BadInputError, check_writable, choice, number, refusals_are_bad_input
+from ipivrs.options import BadInputError, check_writable, choice, number, option, refusals_are_bad_input
 from ipivrs.progress import Progress
 from ipivrs.starting import INTERRUPTED
 from ipivrs.terminal import complain, show, show_json, width

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ipivrs.engines import DEFAULT_ENGINE
 from ipivrs.names import Engine
-from ipivrs.options import did_you_mean, nearest
+from ipivrs.options import ArgumentError, did_you_mean, nearest
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
 from ipivrs.scenario_text import ScenarioError, Source, read, shortened, shown
@@ -26,7 +26,7 @@ MOST_POINTS = 1_000_000
 _EXAMPLE = 'under [grid] fields and their values, such as "host.pcpus" = [1, 2, 4]'
 
 
-class SweepError(ValueError):
+class SweepError(ArgumentError):
     """A sweep that cannot be made: its grid, its results file or its workers. The message says what to change."""
 
 

@@ -2,17 +2,39 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TypeVar
 
 _LEAST_FIELD = 0xFF
 
 
+_Error = TypeVar("_Error", bound="ArgumentError")
+
+
 class BadInputError(Exception):
     """What the user gave cannot be used; the message says what to change."""
+
+
+def option(name: str) -> str:
+    """The command-line option of an argument."""
+    return f"--{name.replace('_', '-')}"
+
+
+class ArgumentError(ValueError):
+    """A refusal that names arguments; `in_shell` has the same of the options that they are in the shell."""
+
+    in_shell: str | None = None
+
+    @classmethod
+    def naming(cls: type[_Error], message: Callable[[Callable[[str], str]], str]) -> _Error:
+        """Make it of a message that is given how to name an argument."""
+        error = cls(message(str))
+        error.in_shell = message(option)
+        return error
 
 
 @contextmanager
@@ -20,6 +42,8 @@ def refusals_are_bad_input() -> Iterator[None]:
     """What the library refuses with a ValueError is the user's to mend."""
     try:
         yield
+    except ArgumentError as error:
+        raise BadInputError(error.in_shell or str(error)) from error
     except ValueError as error:
         raise BadInputError(str(error)) from error
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,9 @@ _KINDS = {
     "a profile": ("cost", "this is a profile: `ipivrs run SCENARIO --engine virtual-time --profile {}` uses it"),
     "measurements": ("row", "these are measurements: `ipivrs bench published {}` compares them"),
 }
+
+# Where the shipped ones are, in the package.
+_FOLDERS = {"a scenario": "scenarios", "a grid": "sweeps", "a profile": "profiles", "measurements": "published"}
 
 _NO_VALUE = re.compile(r"(?P<line>\d+):(?P<column>\d+): (invalid boolean|string values must be quoted)")
 
@@ -96,7 +100,7 @@ def read(path: Path, what: str = "a scenario") -> Source:
     except IsADirectoryError as error:
         raise ScenarioError(f"{path}: it is a folder; give {what}, a TOML file") from error
     except OSError as error:
-        raise ScenarioError(f"{path}: {error.strerror}") from error
+        raise ScenarioError(f"{path}: {error.strerror}{_shipped(path, what)}") from error
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: it is not UTF-8 text; give {what}, a TOML file") from error
     try:
@@ -109,6 +113,14 @@ def read(path: Path, what: str = "a scenario") -> Source:
         if key in table and _KINDS[what][0] not in table:
             raise ScenarioError(f"{source.place((key,))}: {instead.format(path)}")
     return source
+
+
+def _shipped(path: Path, what: str) -> str:
+    """Where the shipped file is that may be meant, if this one is not there."""
+    file = Path(str(files("ipivrs"))) / _FOLDERS[what] / f"{path.stem}.toml"
+    if path.exists() or path.suffix not in ("", ".toml") or not file.exists():
+        return ""
+    return f"; shipped with this name is {file}"
 
 
 def other_than_a_policy(file: str, text: str) -> str | None:
@@ -182,7 +194,9 @@ def mistakes(
         if either := _either(found):
             yield where, either
         else:
-            yield from ((where, _brackets(where, mistake) or _what(mistake)) for mistake in found)
+            yield from (
+                (where, _brackets(where, mistake) or _a_machine(mistake) or _what(mistake)) for mistake in found
+            )
 
 
 def explained(error: ValidationError, name: str, fields: dict[str, Any]) -> str:
@@ -229,6 +243,14 @@ def _brackets(where: Path_, mistake: dict[str, Any]) -> str | None:
     if _TYPES.get(mistake["type"]) == "a table" and isinstance(given, list) and len(where) == 1:
         return f"there is one: write [{header}], not [[{header}]]"
     return None
+
+
+def _a_machine(mistake: dict[str, Any]) -> str | None:
+    """What to give instead of a machine that is there, which has nearly the name of what is to be one."""
+    given = mistake["input"]
+    if mistake["type"] != "model_type" or not isinstance(given, _core.Vm):
+        return None
+    return f"must be an ipivrs.VM, what a VM is to be, not an ipivrs.Vm, which is there and driven by hand: {given}"
 
 
 def _either(found: list[dict[str, Any]]) -> str | None:

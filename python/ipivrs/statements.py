@@ -4,7 +4,7 @@ A statement is a word ("hlt") or a table whose first key says what it does ({ se
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -78,6 +78,11 @@ class Table(BaseModel):
                     raise PydanticCustomError(
                         "unknown_key", "no field {key}{hint}", {"key": repr(key), "hint": hint, "raw": key}
                     )
+            for name, field in cls.model_fields.items():
+                # A table is a sequence of its fields to pydantic, and each would be refused as an element.
+                if get_origin(field.annotation) is list and isinstance(one := value.get(name), Table):
+                    context = {"what": type(one).__name__, "at": (name,)}
+                    raise PydanticCustomError("list", "must be a list, such as [{what}(...)], not one {what}", context)
         return value
 
 

@@ -24,11 +24,12 @@ def check_name(path: Path) -> None:
         SweepError: What to give instead, or to install.
     """
     if path.suffix not in _SUFFIXES:
-        raise SweepError(f"--out must end in {' or '.join(_SUFFIXES)}, not {path.name!r}")
+        suffixes = " or ".join(_SUFFIXES)
+        raise SweepError.naming(lambda named: f"{named('out')} must end in {suffixes}, not {path.name!r}")
     if not path.parent.is_dir():
-        raise SweepError(f"--out {path}: there is no folder {path.parent}")
+        raise SweepError.naming(lambda named: f"{named('out')} {path}: there is no folder {path.parent}")
     if path.is_dir():
-        raise SweepError(f"--out {path}: it is a folder")
+        raise SweepError.naming(lambda named: f"{named('out')} {path}: it is a folder")
     if path.suffix == ".parquet":
         _pyarrow()
 
