@@ -39,8 +39,18 @@ def test_a_program_that_sleeps_for_good_is_one_program(shell: Shell, tmp_path: P
     file = tmp_path / "asleep.toml"
     file.write_text('[[vm]]\nvcpus = 1\n[[vm.group]]\nvcpus = 0\nprogram = ["hlt"]\n', encoding="utf-8")
     printed = shell("run", file, "--engine", "virtual-time").stdout
-    assert "1 program did not come to its end" in printed
+    assert "1 program did not come to its end: its time was over, or what it waits for did not come" in printed
     assert "slept once" in printed
+
+
+def test_a_program_that_spins_for_good_is_not_said_to_sleep(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "spins.toml"
+    spins = '[[vm.group]]\nvcpus = {}\nprogram = [{{ wait = "go" }}, {{ signal = "go" }}]\n'
+    file.write_text(f"[[vm]]\nvcpus = 2\n{spins.format(0)}{spins.format(1)}", encoding="utf-8")
+    result = shell("run", file, "--engine", "virtual-time")
+    assert (result.exit_code, "stall ended the run" in result.stdout) == (1, True)
+    closing = "2 programs did not come to their end: their time was over, or what they wait for did not come"
+    assert closing in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -399,6 +409,20 @@ HANDLER = "[[vm.handler]]\nvector = 0x41\n"
         (f'{ONE}program = []\n{HANDLER}program = [{{ choose = [{{ body = ["eoi"] }}] }}]\n', []),
         (f"{ONE}program = []\n{HANDLER}program = [{{ register = 0xB0, value = 0 }}]\n", []),
         (f"{ONE}program = [{', '.join([TO_NEXT] * 7)}]\n", ["note: "] * 6),
+        (
+            "[[vm]]\nlast_index = 4096\n",
+            ["note: a.toml:2: vm[0].last_index: 4096 is beyond the table of 4096 entries: the processor reads past"],
+        ),
+        (
+            "[[vm]]\nmax_vcpu_ids = 8\nlast_index = 8\n",
+            ["note: a.toml:3: vm[0].last_index: 8 is beyond the table of 8 "],
+        ),
+        ("[[vm]]\nmax_vcpu_ids = 8\nlast_index = 7\n", []),
+        ("[chaos]\nhot_add = 2\n[[vm]]\nvcpus = 4096\nlast_index = 4097\n", []),
+        (
+            "[chaos]\nhot_add = 2\n[[vm]]\nvcpus = 4096\nlast_index = 4098\n",
+            ["note: a.toml:5: vm[0].last_index: 4098 is beyond the table of 4098 entries"],
+        ),
     ],
 )
 def test_what_is_seldom_meant_is_remarked(tmp_path: Path, shell: Shell, text: str, notes: list[str]) -> None:

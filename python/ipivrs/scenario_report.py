@@ -94,11 +94,11 @@ def _host(result: ScenarioResult) -> Iterator[Text]:
         )
     if unfinished := result.as_dict()["unfinished"]:
         who, whose = (
-            ("program did not come to its", "its time was over, or it sleeps")
+            ("program did not come to its", "its time was over, or what it waits for")
             if unfinished == 1
-            else ("programs did not come to their", "their time was over, or they sleep")
+            else ("programs did not come to their", "their time was over, or what they wait for")
         )
-        yield Text(f"{unfinished} {who} end: {whose} and nobody sends")
+        yield Text(f"{unfinished} {who} end: {whose} did not come")
 
 
 _QUANTILES: tuple[Literal["p50", "p90", "p99", "max"], ...] = ("p50", "p90", "p99", "max")
