@@ -63,7 +63,10 @@ class Host(Table):
 
 
 class Chaos(Table):
-    """What the host does at random: early ends of time slices, migration, APICv switched off and on, vCPUs added."""
+    """What the host does at random: early ends of time slices, migration, APICv switched off and on, vCPUs added.
+
+    `hot_add`: so many at most, one by one; in virtual time one every 5,000,000 cycles or more.
+    """
 
     preempt: Flag = False
     migrate: Flag = False
@@ -173,9 +176,10 @@ class Handler(Table):
 class VM(Table):
     """A VM of a scenario: what it is to be. `ipivrs.Vm` is another thing, a machine that is there and driven by hand.
 
-    `max_vcpu_ids` is KVM_CAP_MAX_VCPU_ID, the size of its PID-pointer table; by default KVM's 4096. `last_index` makes
-    LAST_PID_POINTER_INDEX another than the table's last. With `assigned_device` KVM switches NV for it whatever else it
-    can do. With `wait_for_sipi` all vCPUs but the first wait for INIT and a start-up IPI.
+    `max_vcpu_ids` is KVM_CAP_MAX_VCPU_ID, the size of its PID-pointer table; by default KVM's 4096, or an entry for
+    each vCPU where these are more. `last_index` makes LAST_PID_POINTER_INDEX another than the table's last. With
+    `assigned_device` KVM switches NV for it whatever else it can do. With `wait_for_sipi` all vCPUs but the first wait
+    for INIT and a start-up IPI.
     """
 
     vcpus: Annotated[int, Field(ge=1, le=_MOST_VCPUS, strict=True)] = 2
@@ -239,7 +243,8 @@ class Scenario(Table):
 
     ipivrs.Scenario(vm=[ipivrs.VM(vcpus=4, workload=ipivrs.Storm())], seconds=2).run()
 
-    `seconds`: after so long endless loops end; without it, and without an endless loop, the programs end the run.
+    `seconds`: after so long endless loops end, each with the round that it is in, and programs that end by themselves
+    run on; without it, and without an endless loop, the programs end the run.
 
     Raises:
         ValueError: A field is missing, unknown or out of its range.
