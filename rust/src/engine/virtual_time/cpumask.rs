@@ -73,10 +73,10 @@ mod tests {
             from in any::<proptest::sample::Index>(),
         ) {
             let (mut mask, mut plain) = (CpuMask::new(pcpus as usize), vec![false; pcpus as usize]);
-            for (at, isin) in changes {
+            for (at, is_in) in changes {
                 let at = at.index(plain.len());
-                plain[at] = isin;
-                if isin { mask.set(at as u32) } else { mask.clear(at as u32) }
+                plain[at] = is_in;
+                if is_in { mask.set(at as u32) } else { mask.clear(at as u32) }
             }
             let from = from.index(plain.len()) as u32;
             let found = (0..pcpus).map(|i| (from + i) % pcpus).find(|&pcpu| plain[pcpu as usize]);
