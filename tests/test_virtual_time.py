@@ -103,6 +103,16 @@ def test_a_wakeup_that_is_lost_is_lost_every_time() -> None:
 
 
 @pytest.mark.parametrize("engine", ["virtual-time", "threads"])
+def test_handlers_that_send_for_ever_do_not_outlast_the_run(engine: Engine) -> None:
+    begins = ipivrs.Program().send(0x41, to=1).loop("forever", ipivrs.Program().hlt())
+    answers = ipivrs.Handler(vector=0x41, program=ipivrs.Program().eoi().send(0x41, to="next"))
+    vm = ipivrs.VM(vcpus=2, group=[ipivrs.Group(vcpus=[0], program=begins)], handler=[answers])
+    result = ipivrs.Scenario(seconds=0.01, vm=[vm]).run(engine=engine)
+    assert not result.violations
+    assert result.counters["delivered"] > 10
+
+
+@pytest.mark.parametrize("engine", ["virtual-time", "threads"])
 def test_a_standstill_names_the_lock_that_is_waited_for(engine: Engine) -> None:
     group = ipivrs.Group(vcpus=[0, 1], program=ipivrs.Program().lock("queue"))
     (violation,) = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=2, group=[group])]).run(engine=engine).violations

@@ -16,6 +16,7 @@ use crate::arch::{ApicMode, ApicRegister, DestinationMode, Icr, IcrLow, Shorthan
 use crate::memory::Word;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use std::hash::{Hash, Hasher};
 use std::mem::offset_of;
 
 /// Where a vCPU is.
@@ -136,6 +137,12 @@ impl Cursor {
     #[must_use]
     pub fn awaits(&self, code: &GuestCode) -> Option<Awaited> {
         code.at(self.frames.top.next)?.awaits()
+    }
+
+    /// How far its program is, whatever handlers do meanwhile; two times it is the same where it did not go on. `computing`
+    /// cycles are left of what runs.
+    pub fn hash_program(&self, computing: u32, into: &mut impl Hasher) {
+        self.frames.program(computing).hash(into);
     }
 
     /// Whether it does nothing but compute until the run ends, unless it is interrupted.

@@ -114,6 +114,17 @@ impl Frames {
         }
     }
 
+    /// How far the program is, whatever handlers do meanwhile: its place, the cycles that are left of a computation, and how
+    /// often its first loops have gone round. `computing` are the cycles that are left of what runs.
+    pub(super) fn program(&self, computing: u32) -> (u32, u32, &[u64]) {
+        if !self.in_handler() {
+            return (self.top.next, computing, &self.rounds);
+        }
+        let mut frames = self.deeper.iter().flat_map(|deeper| &deeper.frames).chain([&self.interrupted, &self.top]);
+        let [program, handler] = std::array::from_fn(|_| frames.next().copied().unwrap_or(Frame::IDLE));
+        (program.next, handler.computing, &self.rounds[..NEAR.min(handler.loops as usize)])
+    }
+
     /// Handlers are given up, and the program is where it was.
     pub(super) fn back_to_program(&mut self) {
         if self.in_handler() {

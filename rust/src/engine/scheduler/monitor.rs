@@ -27,6 +27,10 @@ const LOST: Duration = Duration::from_secs(1);
 /// Guests that do nothing but spin for so long spin for ever. On an overloaded machine a thread may have to wait.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// After a run was told to end, and programs that end by themselves have: rounds of endless loops and what is under way take
+/// far less.
+const DRAINED: Duration = Duration::from_secs(5);
+
 /// Why a run ended.
 enum End {
     /// By itself, or when its time was over.
@@ -34,6 +38,8 @@ enum End {
     Interrupted,
     Lost(Lost),
     Stalled,
+    /// It was told to end, and nothing goes on but handlers that send each other interrupts.
+    OnlyHandlers,
     /// A pCPU or a thread ended it.
     Broken,
 }
@@ -92,6 +98,7 @@ impl<'s, 'm> Monitor<'s, 'm> {
     fn watch(&mut self, watch: &mut Watch<'_>, begin: Instant, broken: &dyn Fn() -> bool) -> End {
         let shared = self.shared;
         let ends = shared.config.ends();
+        let mut told = None;
         loop {
             std::thread::sleep(TICK);
             if !(watch.keep_going)() {
@@ -111,6 +118,12 @@ impl<'s, 'm> Monitor<'s, 'm> {
             }
             if quiet && shared.stopping() {
                 return End::Complete;
+            }
+            if shared.stopping() && (!ends || shared.all_finished()) {
+                let told = *told.get_or_insert_with(Instant::now);
+                if told.elapsed() > DRAINED {
+                    return End::OnlyHandlers;
+                }
             }
             // Devices end with the run, and may be the first to: only pCPUs must not.
             if !shared.stopping() && shared.config.devices.is_empty() && broken() {
@@ -208,7 +221,7 @@ impl<'s, 'm> Monitor<'s, 'm> {
         match end {
             End::Lost(lost) => violations.push(lost_wakeup(shared, lost, &runners)),
             End::Stalled => violations.push(stall(shared, &shared.config.guests, &runners)),
-            End::Complete | End::Interrupted | End::Broken => {}
+            End::Complete | End::OnlyHandlers | End::Interrupted | End::Broken => {}
         }
         let (pending, wrong) = settle(shared, &mut account, &runners, matches!(end, End::Complete), whole);
         violations.extend(wrong);

@@ -220,7 +220,8 @@ fn a_program_that_cannot_end_is_named() {
     let run = run_for(&spinning, KVM, 60_000);
     assert_eq!(run.violations.len(), 1, "{:?}", run.violations);
     assert_eq!(run.violations[0].kind, "stall");
-    assert!(run.violations[0].message.contains("vCPU 0: runs, in its program"), "{}", run.violations[0].message);
+    let message = &run.violations[0].message;
+    assert!(message.contains("vCPU 0: runs, where its program waits for signal 0"), "{message}");
 }
 
 #[test]

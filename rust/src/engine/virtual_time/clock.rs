@@ -8,7 +8,8 @@ use crate::engine::machine::Runner;
 use crate::engine::machine::verdict::{Lost, asleep_with_interrupt};
 use crate::hypervisor::policy::HostVector;
 use crate::processor::local_apic;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
+use std::hash::Hasher;
 
 /// Cycles between two looks, or more.
 pub(super) const TICK: u64 = 5_000_000;
@@ -19,6 +20,9 @@ const RESTLESS: u64 = 100_000;
 
 /// In so many looks in a row all were seen waiting, and nothing came of it in between: half a minute of some processors.
 const WAITS: u32 = 20_000;
+
+/// At so many looks in a row no program had gone on: with what is sent then none does.
+const STILL: u32 = 4;
 
 /// What it remembers.
 #[derive(Debug)]
@@ -34,12 +38,38 @@ pub(super) struct Clock {
     progress: ([u64; 3], u64),
     /// Looks in a row in which all waited.
     waits: u32,
+    programs: Programs,
+}
+
+/// How far programs were at the last look after the run was told to end.
+#[derive(Debug, Default)]
+struct Programs {
+    at: u64,
+    delivered: u64,
+    /// Looks in a row at which they were so.
+    looks: u32,
 }
 
 impl Clock {
     pub(super) fn new(costs: &Costs) -> Self {
         let tick = TICK.max(WAY * costs.acts());
-        Self { next_tick: tick, tick, added: 0, suspects: FxHashMap::default(), progress: ([0; 3], 0), waits: 0 }
+        Self {
+            next_tick: tick,
+            tick,
+            added: 0,
+            suspects: FxHashMap::default(),
+            progress: ([0; 3], 0),
+            waits: 0,
+            programs: Programs::default(),
+        }
+    }
+}
+
+/// How far a vCPU's program is.
+fn hash_program(runner: &Runner, into: &mut FxHasher) {
+    into.write_u32(runner.task.slot);
+    if !runner.progress.finished {
+        runner.cursor.hash_program(runner.progress.computing, into);
     }
 }
 
@@ -77,6 +107,10 @@ impl Simulation<'_, '_> {
             }
             if self.is_restless() {
                 return Some(End::Restless);
+            }
+            if self.stopping && self.only_handlers_run() {
+                self.finished_at = self.now;
+                return Some(End::OnlyHandlers);
             }
             self.clock.next_tick = self.now + self.clock.tick;
         }
@@ -124,6 +158,21 @@ impl Simulation<'_, '_> {
         let waits = self.timetable.is_none() && self.devices_are_done() && self.all_wait();
         self.clock.waits = if waits { self.clock.waits + 1 } else { 0 };
         halts - self.clock.progress.1 > RESTLESS || self.clock.waits > WAITS
+    }
+
+    /// Whether no program has gone on for some looks, though somebody acts: handlers send each other interrupts for ever.
+    fn only_handlers_run(&mut self) -> bool {
+        let mut hasher = FxHasher::default();
+        for at in self.pcpus {
+            at.look_at_runner(|runner| hash_program(runner, &mut hasher));
+            at.queue.borrow().iter().for_each(|runner| hash_program(runner, &mut hasher));
+        }
+        let (at, delivered) = (hasher.finish(), self.account.so_far().delivered);
+        let before = &self.clock.programs;
+        // Where nothing is delivered it is no handler that keeps the run going.
+        let looks = if at == before.at && delivered != before.delivered { before.looks + 1 } else { 0 };
+        self.clock.programs = Programs { at, delivered, looks };
+        looks >= STILL
     }
 
     fn devices_are_done(&self) -> bool {

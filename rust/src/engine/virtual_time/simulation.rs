@@ -120,6 +120,8 @@ pub(super) enum End {
     Lost(Lost),
     /// vCPUs halt and go on at once, or wait and are preempted, and nothing comes of it.
     Restless,
+    /// It was told to end, and nothing goes on but handlers that send each other interrupts.
+    OnlyHandlers,
     Broken,
 }
 

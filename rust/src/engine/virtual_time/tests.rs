@@ -484,6 +484,26 @@ fn a_profile_with_a_mistake_is_refused() {
     assert!(text(&|it| it["policy_look"] = json!(0)).is_ok());
 }
 
+/// Whom handlers keep busy for ever the end of the run does not wait for: neither for programs that have ended nor for those
+/// that come to nothing.
+#[test]
+fn handlers_that_send_each_other_interrupts_do_not_keep_the_run_going() {
+    let send = |to: Value| json!({"op": "send", "vector": 0x41, "to": to, "mode": "fixed", "logical": false});
+    let own = json!({"op": "self-ipi", "vector": 0x41});
+    let endless = json!({"op": "loop", "times": null, "body": [{"op": "compute", "cycles": 100}]});
+    let cases = [
+        (json!([send(json!({"vcpu": 1})), endless]), json!([{"op": "eoi"}, send(json!("next"))]), None),
+        (json!([send(json!({"vcpu": 1}))]), json!([{"op": "eoi"}, send(json!("next"))]), None),
+        (json!([own, endless]), json!([own, {"op": "eoi"}]), Some(100_000)),
+    ];
+    for (program, handler, told) in cases {
+        let vm =
+            json!({"group": [{"vcpus": [0], "program": program}], "handler": [{"vector": 0x41, "program": handler}]});
+        let run = fine(&machine(&vm, &json!({}), KVM), told.or(Some(1_000_000)));
+        assert!(run.machine.account.counts.delivered > 10 && run.cycles < 50_000_000, "{}", run.cycles);
+    }
+}
+
 /// Nothing more happens, and time goes on until the run is told to end; where it is not, it is over.
 #[test]
 fn a_run_whose_guests_all_sleep_lasts_as_long_as_it_is_told() {
