@@ -38,6 +38,7 @@ pub(super) struct Entry {
 struct Place {
     entry: Entry,
     ends: bool,
+    endless: bool,
 }
 
 impl Default for GuestCode {
@@ -63,8 +64,9 @@ impl GuestCode {
             let start = list.len() as u32;
             list.extend(program.code.iter().map(|instruction| instruction.clone().moved_by(start)));
             list.push(Instruction::End);
-            let ends = !program.endless() && !program.is_empty();
-            places.push(Place { entry: Entry { start, loops: program.loops }, ends });
+            let endless = program.endless();
+            let ends = !endless && !program.is_empty();
+            places.push(Place { entry: Entry { start, loops: program.loops }, ends, endless });
         }
         let entry = |number: u32| places.get(number as usize).map(|place| place.entry);
         let nothing = Entry { start: Self::IDLE, loops: 0 };
@@ -87,6 +89,12 @@ impl GuestCode {
     #[must_use]
     pub fn ends(&self, vcpu: u32) -> bool {
         self.main(vcpu).is_some_and(|place| place.ends)
+    }
+
+    /// Whether a vCPU's own program has a loop that ends only with the run.
+    #[must_use]
+    pub fn is_endless(&self, vcpu: u32) -> bool {
+        self.main(vcpu).is_some_and(|place| place.endless)
     }
 
     /// vCPUs that have a number here for their program.
@@ -213,6 +221,7 @@ mod tests {
         let programs = [program(&[]), endless, program(&[Statement::Hlt])];
         let code = GuestCode::new(&programs, vec![0, 1, 2, 7], &[], None);
         assert_eq!([0, 1, 2, 3, 4].map(|vcpu| code.ends(vcpu)), [false, false, true, false, false]);
+        assert_eq!([0, 1, 2, 3, 4].map(|vcpu| code.is_endless(vcpu)), [false, true, false, false, false]);
         assert_eq!(code.vcpus(), 4);
     }
 }

@@ -383,8 +383,12 @@ impl<'m> Simulation<'m, '_> {
     }
 
     fn program_ended(&mut self, vm: &VmState<'_>, slot: u32) {
-        if vm.guest.code.ends(slot - vm.first_slot) {
+        let (code, vcpu) = (&vm.guest.code, slot - vm.first_slot);
+        if code.ends(vcpu) {
             self.one_finished();
+        }
+        // An endless loop ends with the round in which its time is over: what it sent counts, and so does the time.
+        if code.ends(vcpu) || self.time_is_over && code.is_endless(vcpu) {
             self.finished_at = self.finished_at.max(self.now);
         }
     }

@@ -31,7 +31,8 @@ pub struct Options<'a> {
 pub struct VirtualRun {
     /// What came of the machine; its time is the simulated one.
     pub machine: MachineRun,
-    /// Cycles until the last program that ends was at its end, or the run was.
+    /// Cycles until the last program was at its end, those with endless loops after these were told to end; or until nothing
+    /// more happened, or the run was told to end.
     pub cycles: u64,
     /// How long interrupts took.
     pub latencies: Latencies,

@@ -106,6 +106,8 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) unfinished: usize,
     pub(super) finished_at: u64,
     pub(super) stopping: bool,
+    /// Because its time is over, and not because all programs have ended that do so by themselves.
+    pub(super) time_is_over: bool,
     /// It goes on no longer; seen when the next turn is due.
     broken: bool,
     /// Turns until the next question whether to go on.
@@ -191,6 +193,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             unfinished: finite(config),
             finished_at: 0,
             stopping: false,
+            time_is_over: false,
             broken: false,
             // Asked before the first turn too.
             turns: 0,
@@ -238,7 +241,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             }
             let ((mut time, mut actor), arrival) = (self.calendar.first(), self.calendar.arrival_time());
             if time.min(arrival) >= time_limit && !self.stopping {
-                (self.current, self.finished_at) = (NOBODY, time_limit);
+                (self.current, self.finished_at, self.time_is_over) = (NOBODY, time_limit, true);
                 self.stop();
                 continue;
             }

@@ -420,7 +420,8 @@ fn who_waits_for_one_that_only_computes_is_a_stall() {
 #[test]
 fn endless_loops_end_when_they_are_told() {
     let run = fine(&machine(&storm(4, None, false), &json!({}), KVM), Some(3_000_000));
-    assert!(run.cycles == 3_000_000 && run.machine.account.counts.delivered > 100);
+    let late = run.cycles - 3_000_000;
+    assert!(late > 0 && late < 20_000 && run.machine.account.counts.delivered > 100, "{late} cycles");
     // Who polls for a call is told too, and one that calls without end still gets its answer.
     for round in [
         json!([{"op": "compute", "cycles": 1000}]),
@@ -431,7 +432,8 @@ fn endless_loops_end_when_they_are_told() {
             "group": [{"vcpus": [0], "program": program(&round)},
                       {"vcpus": [1], "program": program(&json!([{"op": "poll"}, {"op": "answer"}]))}],
             "handler": [{"vector": 0x41, "program": [{"op": "answer"}, {"op": "eoi"}]}]});
-        assert_eq!(fine(&machine(&vm, &json!({}), KVM), Some(3_000_000)).cycles, 3_000_000);
+        let cycles = fine(&machine(&vm, &json!({}), KVM), Some(3_000_000)).cycles;
+        assert!((3_000_001..3_020_000).contains(&cycles), "{cycles}");
     }
 }
 
