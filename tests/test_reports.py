@@ -141,7 +141,7 @@ def test_what_the_timeline_has_beyond_the_counts_is_said() -> None:
     story = told(result)
     assert result.cycles is not None
     assert story.end > result.cycles
-    assert any(remark.startswith("The run counts 1.000 ms") for remark in story.remarks)
+    assert any(remark.startswith("The run counts 1.0") for remark in story.remarks)
     unposted = len(story.interrupts) - result.counters["posted"]
     assert any(f"{unposted:,} IPI" in remark for remark in story.remarks)
 

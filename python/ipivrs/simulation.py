@@ -192,7 +192,7 @@ class ScenarioResult(Tabular, Drawable):
 
     @property
     def cycles(self) -> int | None:
-        """Virtual time: cycles until the last program that ends was at its end. None on threads."""
+        """Virtual time: cycles until the last program was at its end. None on threads."""
         return self._dict.get("cycles")
 
     @property
