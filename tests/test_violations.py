@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import ipivrs
 from conftest import Shell
 from ipivrs.results import Violation
 from ipivrs.running import shipped_path
 from ipivrs.sections import violations
+from ipivrs.wording import how_many, kinds
 
 WORKLOAD = 'workload = { name = "storm" }\n'
 LOST = f"seconds = 0.001\n[[vm]]\nvcpus = 4\n{WORKLOAD}[[vm]]\nvcpus = 4\n{WORKLOAD}"
@@ -98,3 +100,13 @@ def test_a_terminal_sets_the_width(shell: Shell, tmp_path: Path, monkeypatch: py
     parts = [line for line in printed.splitlines() if line.startswith("    vCPU ")]
     assert parts
     assert all(len(line.rstrip()) <= 60 for line in parts)
+
+
+def test_those_that_are_not_kept_are_counted() -> None:
+    program = ipivrs.Program().loop(40, ipivrs.Program().send(0xFD, dest=40))
+    vm = ipivrs.VM(max_vcpu_ids=8, last_index=63, group=[ipivrs.Group(vcpus=[0], program=program)])
+    result = ipivrs.Scenario(vm=[vm]).run(engine="virtual-time")
+    assert [violation.get("count") for violation in result.violations] == [None] * 20 + [20]
+    assert how_many(result.violations) == 40
+    assert kinds(result.violations) == "table-read-out-of-bounds"
+    assert "40 violations" in repr(result)

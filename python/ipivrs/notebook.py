@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
-from ipivrs.wording import noun
+from ipivrs.wording import how_many, noun
 
 if TYPE_CHECKING:
     from ipivrs.laboratory import CheckResult
@@ -40,7 +40,7 @@ def scenario(result: "ScenarioResult") -> str:
     """A scenario: whether the accounts balance, what became of the interrupts, how long they took."""
     counts = result.counters
     fine = f"no violations: {counts['posted']} {noun(counts['posted'], 'interrupt')} posted, all accounted for"
-    many = len(result.violations)
+    many = how_many(result.violations)
     parts = [
         _head(f"{many} {noun(many, 'violation')}" if many else fine),
         _line(f"{result.title or 'untitled'}: engine {result.engine}, policy {result.policy}"),

@@ -16,7 +16,7 @@ from ipivrs.progress import Progress
 from ipivrs.remedies import remedies
 from ipivrs.remedy import Remedy
 from ipivrs.reports import Drawable
-from ipivrs.wording import noun
+from ipivrs.wording import how_many, noun
 
 IPI_DTYPE = np.dtype(
     [
@@ -91,12 +91,19 @@ class Notifications(TypedDict):
     spurious: int
 
 
-class Violation(TypedDict):
-    """Something that must never happen, such as a write outside every live allocation."""
-
+class _Violation(TypedDict):
     kind: str
     vcpu: int | None
     message: str
+
+
+class Violation(_Violation, total=False):
+    """Something that must never happen, such as a write outside every live allocation.
+
+    The first are kept word for word. Where there were more, a last one of kind "more" has their number in `count`.
+    """
+
+    count: int
 
 
 class RecordedVcpu(TypedDict):
@@ -417,7 +424,7 @@ class RunResult(Tabular, Drawable):
         return (
             f"<RunResult {self.recording['path']}: {counts['total']} IPIs, {counts['virtualized']} virtualized, "
             f"{counts['self']} self, {counts['exited']} exited, {counts['faulted']} faulted, "
-            f"{len(self.violations)} {noun(len(self.violations), 'violation')}>"
+            f"{(many := how_many(self.violations))} {noun(many, 'violation')}>"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ipivrs import __version__
 from ipivrs.profiles import Profile
 from ipivrs.scenario import Scenario
+from ipivrs.wording import how_many
 
 Row = dict[str, Any]
 """Values by column."""
@@ -71,7 +72,7 @@ def _result_columns(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if name == "exits":
             yield from _exits(value)
         elif name == "violations":
-            yield "violations", len(value)
+            yield "violations", how_many(value)
             yield "violations.first", value[0]["kind"] if value else None
         elif name == "vms":
             for number, vm in enumerate(value):

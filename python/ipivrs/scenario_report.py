@@ -9,7 +9,7 @@ from rich.text import Text
 from ipivrs.report import CLASSES, LAST
 from ipivrs.sections import exits, fates, heat, notifications, section, share, table, violations
 from ipivrs.simulation import ScenarioResult
-from ipivrs.wording import noun, times
+from ipivrs.wording import how_many, kinds, noun, times
 
 
 def full(result: ScenarioResult) -> RenderableType:
@@ -34,9 +34,9 @@ def _verdict(result: ScenarioResult) -> RenderableType:
     fine = counts["virtualized"] + counts["self"]
     lines = [Text(result.title, style="dim")] if result.title else []
     if result.violations:
-        many = len(result.violations)
-        kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
-        lines.insert(0, Text(f"{many} {noun(many, 'violation')}: {kinds}", style="bold red"))
+        many = how_many(result.violations)
+        head = f"{many:,} {noun(many, 'violation')}: {kinds(result.violations)}"
+        lines.insert(0, Text(head, style="bold red"))
         lines += [Text(line) for line in what_ended(result)]
     else:
         partial = "; partial, the run was interrupted" if result.partial else ""

@@ -13,7 +13,7 @@ from ipivrs.policies import find
 from ipivrs.progress import Progress
 from ipivrs.reports import Drawable
 from ipivrs.results import Exit, Latency, Notifications, Violation
-from ipivrs.wording import noun
+from ipivrs.wording import how_many, noun
 
 
 class ScenarioCounters(TypedDict):
@@ -250,7 +250,7 @@ class ScenarioResult(Tabular, Drawable):
         return (
             f"<ScenarioResult {self.title or 'untitled'}: {partial}{counts['total']} IPIs, "
             f"{counts['virtualized']} virtualized, {counts['self']} self, {counts['exited']} exited, "
-            f"{counts['delivered']} delivered, {len(self.violations)} {noun(len(self.violations), 'violation')}>"
+            f"{counts['delivered']} delivered, {(many := how_many(self.violations))} {noun(many, 'violation')}>"
         )
 
 

@@ -1,5 +1,8 @@
 """Numbers and the words that go with them."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 _ONE_IS = {
     "are INIT or start-up IPIs": "is an INIT or start-up IPI",
     "are NMIs": "is an NMI",
@@ -11,6 +14,16 @@ _ONE = {"are": "is", "were": "was", "have": "has", "go": "goes", "use": "uses", 
 def noun(count: int, one: str, many: str | None = None) -> str:
     """What so many are called: "violation" or "violations"."""
     return one if count == 1 else many or f"{one}s"
+
+
+def how_many(violations: Iterable[Mapping[str, Any]]) -> int:
+    """So many violations: the last one may stand for those that are not kept."""
+    return sum(violation.get("count", 1) for violation in violations)
+
+
+def kinds(violations: Iterable[Mapping[str, Any]]) -> str:
+    """The kinds of violations, each once."""
+    return ", ".join(dict.fromkeys(violation["kind"] for violation in violations if "count" not in violation))
 
 
 def times(count: int) -> str:

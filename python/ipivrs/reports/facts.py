@@ -9,7 +9,7 @@ from ipivrs import report, sections
 from ipivrs.results import Exit, Kind, Latency, RunResult, Violation
 from ipivrs.scenario_report import what_ended
 from ipivrs.simulation import ScenarioResult
-from ipivrs.wording import noun
+from ipivrs.wording import how_many, kinds, noun
 
 _MOST_KINDS = 12
 _MOST_VIOLATIONS = 100
@@ -160,9 +160,9 @@ def _verdict(result: ScenarioResult) -> str:
     counts = result.counters
     partial = "; partial, the run was interrupted" if result.partial else ""
     if result.violations:
-        kinds = ", ".join(dict.fromkeys(violation["kind"] for violation in result.violations))
+        many = how_many(result.violations)
         ended = "".join(f"; {line}" for line in what_ended(result))
-        return f"{len(result.violations)} {noun(len(result.violations), 'violation')}: {kinds}{ended}{partial}"
+        return f"{many:,} {noun(many, 'violation')}: {kinds(result.violations)}{ended}{partial}"
     fine = counts["virtualized"] + counts["self"]
     share = f"; {fine:,} of {counts['total']:,} IPIs need no VM exit ({sections.share(fine, counts['total'])})"
     balance = f"No violations: {counts['posted']:,} {noun(counts['posted'], 'interrupt')} posted, all accounted for"

@@ -335,9 +335,10 @@ fn violations<'py>(py: Python<'py>, summary: &Summary) -> PyResult<Bound<'py, Py
             "message" => &violation.message,
         ))?;
     }
-    if summary.more_violations > 0 {
-        let message = format!("{} more violations", summary.more_violations);
-        list.append(dict!(py, "kind" => "more", "vcpu" => py.None(), "message" => message))?;
+    let more = summary.more_violations;
+    if more > 0 {
+        let message = format!("{more} more violations");
+        list.append(dict!(py, "kind" => "more", "vcpu" => py.None(), "message" => message, "count" => more))?;
     }
     Ok(list)
 }

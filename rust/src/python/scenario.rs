@@ -279,9 +279,8 @@ impl ScenarioResult {
         }
         let more = self.run.account.more_violations;
         if more > 0 {
-            list.append(
-                dict!(py, "kind" => "more", "vcpu" => py.None(), "message" => format!("{more} more violations")),
-            )?;
+            let message = format!("{more} more violations");
+            list.append(dict!(py, "kind" => "more", "vcpu" => py.None(), "message" => message, "count" => more))?;
         }
         Ok(list)
     }
