@@ -109,10 +109,15 @@ def read(path: Path, what: str = "a scenario") -> Source:
         message = str(error)
         raise ScenarioError(f"{path}:{_unquoted(text, message) or _twice(text, message) or message}") from error
     source = Source(path, table, dict(lines))
-    for key, instead in _KINDS.values():
-        if key in table and _KINDS[what][0] not in table:
-            raise ScenarioError(f"{source.place((key,))}: {instead.format(path)}")
+    if _KINDS[what][0] not in table and (other := _kind_of(table)):
+        key, instead = other
+        raise ScenarioError(f"{source.place((key,))}: {instead.format(path)}")
     return source
+
+
+def _kind_of(table: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The table that tells what kind of file it is, and what to say of one; None: it is none of them."""
+    return next((kind for kind in _KINDS.values() if kind[0] in table), None)
 
 
 def _shipped(path: Path, what: str) -> str:
@@ -129,7 +134,8 @@ def other_than_a_policy(file: str, text: str) -> str | None:
         table, _ = _core.read_toml(text)
     except ValueError:
         return None
-    return next((instead.format(file) for key, instead in _KINDS.values() if key in table), None)
+    kind = _kind_of(table)
+    return kind[1].format(file) if kind else None
 
 
 def _unquoted(text: str, message: str) -> str | None:

@@ -56,10 +56,10 @@ pub(in crate::engine) struct Trail {
 impl Runner {
     /// The lines that the acts of a guest use, its sending among them.
     pub(in crate::engine) const ACTS: Range<usize> = 3..6;
-    /// All lines.
-    pub(in crate::engine) const ALL: Range<usize> = 0..size_of::<Self>() / 64;
     /// The same, and those that its interrupts use: of the EOI-exit bitmaps, and what handlers interrupt.
     pub(in crate::engine) const INTERRUPTS: Range<usize> = 2..7;
+    /// All lines.
+    pub(in crate::engine) const ALL: Range<usize> = 0..size_of::<Self>() / 64;
 
     pub(in crate::engine) fn new(task: Task, cursor: Cursor) -> Self {
         let trail = Trail { whats: [What::Nothing; ENTRIES], vectors: [0; ENTRIES], others: [0; ENTRIES], count: 0 };

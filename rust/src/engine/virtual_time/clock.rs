@@ -65,12 +65,15 @@ impl Clock {
     }
 }
 
-/// How far a vCPU's program is.
-fn hash_program(runner: &Runner, into: &mut FxHasher) {
-    into.write_u32(runner.task.slot);
-    if !runner.progress.finished {
-        runner.cursor.hash_program(runner.progress.computing, into);
+/// How far a vCPU's program is, as a number; 0 at its end.
+fn program_of(runner: &Runner) -> u64 {
+    if runner.progress.finished {
+        return 0;
     }
+    let mut hasher = FxHasher::default();
+    hasher.write_u32(runner.task.slot);
+    runner.cursor.hash_program(runner.progress.computing, &mut hasher);
+    hasher.finish()
 }
 
 impl Simulation<'_, '_> {
@@ -84,8 +87,7 @@ impl Simulation<'_, '_> {
         self.calendar.set(self.clock_actor(), time);
     }
 
-    /// What is due at the time that it is. Returns why the run ends, if it does.
-    /// The run is told to end at `time_limit`, if it is not before.
+    /// What is due at the time that it is. The run is told to end at `time_limit`. Returns why it ends, if it does.
     pub(super) fn clock_strikes(&mut self, time_limit: u64) -> Option<End> {
         self.keep_timetable();
         if self.now >= self.clock.next_tick {
@@ -162,12 +164,13 @@ impl Simulation<'_, '_> {
 
     /// Whether no program has gone on for some looks, though somebody acts: handlers send each other interrupts for ever.
     fn only_handlers_run(&mut self) -> bool {
-        let mut hasher = FxHasher::default();
-        for at in self.pcpus {
-            at.look_at_runner(|runner| hash_program(runner, &mut hasher));
-            at.queue.borrow().iter().for_each(|runner| hash_program(runner, &mut hasher));
+        // A sum: wherever each vCPU is, and whether it sleeps between two interrupts.
+        let mut at: u64 = self.beds.iter().flatten().map(|runner| program_of(runner)).fold(0, u64::wrapping_add);
+        for pcpu in self.pcpus {
+            let queued = pcpu.queue.borrow().iter().map(|runner| program_of(runner)).fold(0, u64::wrapping_add);
+            at = at.wrapping_add(queued).wrapping_add(pcpu.look_at_runner(program_of).unwrap_or(0));
         }
-        let (at, delivered) = (hasher.finish(), self.account.so_far().delivered);
+        let delivered = self.account.so_far().delivered;
         let before = &self.clock.programs;
         // Where nothing is delivered it is no handler that keeps the run going.
         let looks = if at == before.at && delivered != before.delivered { before.looks + 1 } else { 0 };

@@ -1,13 +1,12 @@
 //! Some of many numbers, taken in order.
 
-/// A bit for each number, and one for each 64 of them of which some are marked: a few of many numbers are put in order in a
-/// look at each, where a sort compares each with several others.
+use super::bitmap::Bitmap;
+
+/// Marks in a bitmap: a few of many numbers are put in order in a look at each, where a sort compares each with several others.
 #[derive(Debug)]
 pub(super) struct Marks {
-    bits: Vec<u64>,
-    /// Which of the bits' words are not 0.
-    words: Vec<u64>,
-    /// Of `words`, those from the first one that is not 0 to the last one.
+    bitmap: Bitmap,
+    /// Of its `words`, those from the first one that is not 0 to the last one.
     from: usize,
     to: usize,
 }
@@ -15,30 +14,28 @@ pub(super) struct Marks {
 impl Marks {
     /// Of the numbers below `end` none is marked.
     pub(super) fn new(end: usize) -> Self {
-        let words = end.div_ceil(64);
-        Self { bits: vec![0; words], words: vec![0; words.div_ceil(64)], from: usize::MAX, to: 0 }
+        Self { bitmap: Bitmap::new(end), from: usize::MAX, to: 0 }
     }
 
     /// Marks a number, or leaves it marked.
     #[inline]
     pub(super) fn mark(&mut self, number: u32) {
-        let at = number as usize / 64;
-        if let (Some(bits), Some(words)) = (self.bits.get_mut(at), self.words.get_mut(at / 64)) {
-            *bits |= 1 << (number % 64);
-            *words |= 1 << (at % 64);
-            (self.from, self.to) = (self.from.min(at / 64), self.to.max(at / 64 + 1));
+        if self.bitmap.set(number) {
+            let at = number as usize / (64 * 64);
+            (self.from, self.to) = (self.from.min(at), self.to.max(at + 1));
         }
     }
 
     /// Takes all that are marked, the lowest first. None is afterwards.
     #[inline]
     pub(super) fn take(&mut self, mut each: impl FnMut(u32)) {
-        for (i, words) in self.words.iter_mut().enumerate().take(self.to).skip(self.from) {
+        let Bitmap { bits: all, words } = &mut self.bitmap;
+        for (i, words) in words.iter_mut().enumerate().take(self.to).skip(self.from) {
             let mut left = std::mem::take(words);
             while left != 0 {
                 let at = i * 64 + left.trailing_zeros() as usize;
                 left &= left - 1;
-                let mut bits = self.bits.get_mut(at).map_or(0, std::mem::take);
+                let mut bits = all.get_mut(at).map_or(0, std::mem::take);
                 while bits != 0 {
                     each((at * 64) as u32 + bits.trailing_zeros());
                     bits &= bits - 1;

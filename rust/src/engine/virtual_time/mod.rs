@@ -14,11 +14,11 @@
 
 mod acts;
 mod ahead;
+mod bitmap;
 mod calendar;
 mod clock;
 mod close;
 mod costs;
-mod cpumask;
 mod device;
 mod diary;
 mod guest;

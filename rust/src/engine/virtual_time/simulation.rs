@@ -1,9 +1,9 @@
 //! A machine in virtual time: what it is made of, and whose turn it is.
 
+use super::bitmap::Bitmap;
 use super::calendar::{Arrival, Calendar, NEVER};
 use super::clock::{Clock, TICK};
 use super::costs::Costs;
-use super::cpumask::CpuMask;
 use super::device::DeviceState;
 use super::latency::{Class, Sent, Stopwatch};
 use super::log::{Log, Logged};
@@ -75,11 +75,11 @@ pub(super) struct Simulation<'m, 'o> {
     /// How long each vCPU's pCPU polls before it sleeps, in cycles.
     pub(super) polls: Vec<u32>,
     /// pCPUs without a vCPU.
-    pub(super) idle: CpuMask,
+    pub(super) idle: Bitmap,
     /// vCPUs in queues.
     pub(super) queued: usize,
     /// pCPUs that have some in their queue.
-    pub(super) waiting: CpuMask,
+    pub(super) waiting: Bitmap,
     /// pCPUs may be taken from a vCPU though none is in a queue.
     pub(super) contended: bool,
     pub(super) calendar: Calendar,
@@ -157,8 +157,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
         for device in 0..config.devices.len() {
             calendar.set((pcpus.len() + device) as u32, 0);
         }
-        let mut idle = CpuMask::new(pcpus.len());
-        (0..pcpus.len() as u32).for_each(|pcpu| idle.set(pcpu));
+        let mut idle = Bitmap::new(pcpus.len());
+        for pcpu in 0..pcpus.len() as u32 {
+            idle.set(pcpu);
+        }
         Ok(Self {
             memory,
             config,
@@ -167,7 +169,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             slots: vec![None; slots],
             idle,
             queued: 0,
-            waiting: CpuMask::new(pcpus.len()),
+            waiting: Bitmap::new(pcpus.len()),
             contended: false,
             pcpus,
             devices: vec![DeviceState::default(); config.devices.len()],

@@ -1,48 +1,49 @@
-//! A set of pCPUs, of which the next one is found without a look at each.
+//! A set of numbers, of which the next one is found without a look at each.
 
-/// pCPUs. (`struct cpumask`)
+/// A bit for each number, and one for each 64 of them of which some are in. Of pCPUs it is the kernel's `struct cpumask`.
 #[derive(Debug)]
-pub(super) struct CpuMask {
-    bits: Vec<u64>,
+pub(super) struct Bitmap {
+    pub(super) bits: Vec<u64>,
     /// Which of the bits' words are not 0.
-    words: Vec<u64>,
+    pub(super) words: Vec<u64>,
 }
 
-impl CpuMask {
-    /// Of so many pCPUs none.
-    pub(super) fn new(pcpus: usize) -> Self {
-        let words = pcpus.div_ceil(64);
+impl Bitmap {
+    /// Of the numbers below `end` none is in.
+    pub(super) fn new(end: usize) -> Self {
+        let words = end.div_ceil(64);
         Self { bits: vec![0; words], words: vec![0; words.div_ceil(64)] }
     }
 
-    /// Adds a pCPU, or leaves it in.
-    pub(super) fn set(&mut self, pcpu: u32) {
-        let at = pcpu as usize / 64;
-        if let (Some(bits), Some(words)) = (self.bits.get_mut(at), self.words.get_mut(at / 64)) {
-            *bits |= 1 << (pcpu % 64);
-            *words |= 1 << (at % 64);
-        }
+    /// Adds a number, or leaves it in. Returns whether it is below the end.
+    #[inline]
+    pub(super) fn set(&mut self, number: u32) -> bool {
+        let at = number as usize / 64;
+        let (Some(bits), Some(words)) = (self.bits.get_mut(at), self.words.get_mut(at / 64)) else { return false };
+        *bits |= 1 << (number % 64);
+        *words |= 1 << (at % 64);
+        true
     }
 
-    /// Takes a pCPU out, if it is in.
-    pub(super) fn clear(&mut self, pcpu: u32) {
-        let at = pcpu as usize / 64;
+    /// Takes a number out, if it is in.
+    pub(super) fn clear(&mut self, number: u32) {
+        let at = number as usize / 64;
         if let (Some(bits), Some(words)) = (self.bits.get_mut(at), self.words.get_mut(at / 64)) {
-            *bits &= !(1 << (pcpu % 64));
+            *bits &= !(1 << (number % 64));
             if *bits == 0 {
                 *words &= !(1 << (at % 64));
             }
         }
     }
 
-    /// The first that is in from a pCPU on, and after the last one from 0 on. (`cpumask_next_wrap`)
+    /// The first that is in from a number on, and after the last one from 0 on. (`cpumask_next_wrap`)
     pub(super) fn next_wrap(&self, from: u32) -> Option<u32> {
         let at = from as usize / 64;
         // The rest of its word; the words behind it, and all from the beginning.
         next_bit(&self.bits[..(at + 1).min(self.bits.len())], from as usize)
             .or_else(|| self.first_of_word(next_bit(&self.words, at + 1)?))
             .or_else(|| self.first_of_word(next_bit(&self.words, 0)?))
-            .map(|pcpu| pcpu as u32)
+            .map(|number| number as u32)
     }
 
     fn first_of_word(&self, word: usize) -> Option<usize> {
@@ -72,11 +73,15 @@ mod tests {
             changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<bool>()), 0..40),
             from in any::<proptest::sample::Index>(),
         ) {
-            let (mut mask, mut plain) = (CpuMask::new(pcpus as usize), vec![false; pcpus as usize]);
+            let (mut mask, mut plain) = (Bitmap::new(pcpus as usize), vec![false; pcpus as usize]);
             for (at, is_in) in changes {
                 let at = at.index(plain.len());
                 plain[at] = is_in;
-                if is_in { mask.set(at as u32) } else { mask.clear(at as u32) }
+                if is_in {
+                    mask.set(at as u32);
+                } else {
+                    mask.clear(at as u32);
+                }
             }
             let from = from.index(plain.len()) as u32;
             let found = (0..pcpus).map(|i| (from + i) % pcpus).find(|&pcpu| plain[pcpu as usize]);
@@ -86,9 +91,9 @@ mod tests {
 
     #[test]
     fn nobody_is_beyond_the_last() {
-        let mut mask = CpuMask::new(65);
+        let mut mask = Bitmap::new(65);
         mask.set(500);
-        assert_eq!((mask.next_wrap(0), mask.next_wrap(5000), CpuMask::new(0).next_wrap(0)), (None, None, None));
+        assert_eq!((mask.next_wrap(0), mask.next_wrap(5000), Bitmap::new(0).next_wrap(0)), (None, None, None));
         mask.set(64);
         assert_eq!((mask.next_wrap(0), mask.next_wrap(64), mask.next_wrap(65)), (Some(64), Some(64), Some(64)));
         mask.clear(500);
