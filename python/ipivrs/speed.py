@@ -76,7 +76,7 @@ _ALL = [
     Path("pairs", "independent pairs, two threads / one", "million/s", 1.9, "at least", missed=_TWO_CORES),
     Path(
         "virtual-time-ping",
-        "virtual time, ping: IPIs per core",
+        "virtual time, ping: IPIs on a core of its own",
         "million/s",
         15,
         "at least",

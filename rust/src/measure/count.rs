@@ -3,7 +3,7 @@
 #![allow(clippy::redundant_closure_for_method_calls, reason = "a method is of one lifetime, not of every")]
 
 use super::ipi::{Pair, PairMachine};
-use super::{NotMeasured, engines};
+use super::{NotMeasured, engines, ping_machine};
 use crate::arch::ApicMode;
 use crate::engine::explore::Bounds;
 use crate::engine::virtual_time::Costs;
@@ -29,7 +29,7 @@ pub fn count(path: &str, policy: &str, costs: &Costs) -> Result<u64, NotMeasured
         "ipi-xapic" => pair(ApicMode::XApic, |pair| pair.ipi()),
         "post-coalesced" => pair(ApicMode::X2Apic, |pair| pair.coalesced()),
         "virtual-time-ping" => {
-            let config = engines::ping_machine(policy, IPIS)?;
+            let config = ping_machine(policy, IPIS)?;
             within(|| Ok(engines::timed(&config, costs)?.1 as u64))
         }
         "virtual-time-storm" => {

@@ -8,8 +8,6 @@ use crate::hypervisor::policy::Policy;
 use crate::scenario::Scenario;
 use serde_json::{Value, json};
 
-/// Long beside the making of the machine, and beside the ticks in which some systems count processor time.
-const PING_ROUNDS: u64 = 2_000_000;
 const STORM_IPIS: u64 = 1_000_000;
 const LEAST_ROUNDS: u64 = 32;
 /// About as long takes a round of a storm.
@@ -18,12 +16,13 @@ const ROUND_CYCLES: u64 = 1500;
 const FIRST_ROUNDS: u64 = 4;
 const LARGE_VCPUS: u32 = 65_536;
 const TIMES: usize = 3;
-fn reason(error: impl std::fmt::Display) -> NotMeasured {
+
+pub(super) fn reason(error: impl std::fmt::Display) -> NotMeasured {
     NotMeasured(error.to_string())
 }
 
 /// A machine of one VM with KVM's usual set-up, with IPI virtualization or without it.
-fn machine(
+pub(super) fn machine(
     policy: &str,
     enable_ipiv: bool,
     vcpus: u32,
@@ -63,12 +62,22 @@ fn ipis(
     cycles: Option<u64>,
     keep_going: &mut dyn FnMut(u64) -> bool,
 ) -> Result<f64, NotMeasured> {
+    Ok(ipis_and_cycles(config, costs, cycles, keep_going)?.0)
+}
+
+/// The same, and the cycles until its end.
+pub(super) fn ipis_and_cycles(
+    config: &MachineConfig,
+    costs: &Costs,
+    cycles: Option<u64>,
+    keep_going: &mut dyn FnMut(u64) -> bool,
+) -> Result<(f64, f64), NotMeasured> {
     let run: VirtualRun = virtual_time::run(config, Options { costs, cycles, log: 0, keep_going }).map_err(reason)?;
     if let Some(violation) = run.machine.violations.first() {
         return Err(reason(&violation.message));
     }
     let sent: u64 = run.machine.account.counts.fates.iter().sum();
-    Ok(sent as f64)
+    Ok((sent as f64, run.cycles as f64))
 }
 
 /// Seconds of a machine that is made from its first turn to so many cycles, when its loops end, and its IPIs.
@@ -83,14 +92,6 @@ fn timed_turns(config: &MachineConfig, costs: &Costs, cycles: u64) -> Result<(f6
         true
     })?;
     Ok((last - first.unwrap_or(last), ipis))
-}
-
-/// One vCPU sends to another and waits, so often.
-///
-/// # Errors
-/// The machine cannot be made.
-pub fn ping_machine(policy: &str, rounds: u64) -> Result<MachineConfig, NotMeasured> {
-    machine(policy, true, 2, 2, &json!({"name": "ping", "rounds": rounds, "vector": 0xE0}), &json!([]))
 }
 
 /// Each vCPU sends, on a pCPU of its own.
@@ -134,16 +135,6 @@ pub fn explored(policy: &str, bounds: &Bounds, threads: usize) -> Result<Verdict
     let model = Model::new(&policy, bounds).map_err(reason)?;
     let limits = Limits { threads, max_states: usize::MAX, max_bytes: usize::MAX };
     explore::check(&model, &limits, &mut |_| true).map_err(reason)
-}
-
-/// IPIs a second in virtual time on one core, where one vCPU sends to another and waits.
-///
-/// # Errors
-/// The machine cannot be made.
-pub fn ping(policy: &str, costs: &Costs) -> Result<f64, NotMeasured> {
-    let config = ping_machine(policy, PING_ROUNDS)?;
-    let runs: Result<Vec<_>, _> = (0..TIMES).map(|_| timed(&config, costs)).collect();
-    Ok(median(runs?.into_iter().map(|(seconds, ipis)| ipis / seconds)))
 }
 
 /// Seconds of one IPI in a storm in virtual time, beside one in the same storm of 64 vCPUs. Neither the machine's making is in

@@ -2,7 +2,7 @@
 //!
 //! Work and floor take turns within one run, so that whatever slows the machine down for a while slows both, and only
 //! medians count. The benchmarks and `ipivrs bench speed` measure this same code. Seconds are of processor time where one
-//! thread works, and of the host's clock where threads wait for each other.
+//! thread works, and of the host's clock where threads wait for each other or what is measured is short.
 
 #![allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "rates for people")]
 
@@ -11,12 +11,16 @@ mod engines;
 mod floor;
 mod intake;
 mod ipi;
+mod own_core;
+mod ping;
 mod threads;
 
 pub use count::count;
-pub use engines::{Storm, explored, explorer, large_vm, ping, ping_machine, storm, timed};
+pub use engines::{Storm, explored, explorer, large_vm, storm, timed};
 pub use intake::{intake, repeat};
 pub use ipi::{Pair, PairMachine, coalesced, one_ipi};
+pub use own_core::Pace;
+pub use ping::{PING_ROUNDS, ping, ping_machine};
 pub use threads::{arithmetic, bare, pairs, round_trip};
 
 use rustix::time::{ClockId, clock_gettime};

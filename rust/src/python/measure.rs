@@ -12,6 +12,9 @@ use pyo3::prelude::*;
 /// What was measured, its floor and their ratio, as far as the path has them.
 type Measured = (f64, Option<f64>, Option<f64>);
 
+/// Runs of a ping, each of a tenth of a second.
+const PINGS: u64 = 5;
+
 fn beside(figure: Figure) -> Measured {
     (figure.value, Some(figure.floor), Some(figure.ratio))
 }
@@ -20,8 +23,8 @@ fn beside(figure: Figure) -> Measured {
 ///
 /// Args:
 ///     path: "ipi-x2apic", "ipi-xapic", "post-coalesced", "round-trip": seconds. "pairs", "bare-threads",
-///         "arithmetic-threads": calls a second on two threads beside one. "virtual-time-ping": IPIs a second in virtual time.
-///         "virtual-time-storm": seconds of an IPI among 4096 vCPUs beside 64. "explorer": states a second. "intake": events a
+///         "arithmetic-threads": calls a second on two threads beside one. "virtual-time-ping": IPIs a second in virtual time,
+///         on a core of its own where there was one. "virtual-time-storm": seconds of an IPI among 4096 vCPUs beside 64. "explorer": states a second. "intake": events a
 ///         second. "vm-build": seconds for 65,536 vCPUs. "vm-memory": bytes for each of them.
 ///     policy: Text of the policy that the engines run.
 ///     costs: What acts cost in virtual time, JSON, as `run_scenario_in_virtual_time` takes it.
@@ -45,7 +48,7 @@ pub(super) fn measure(py: Python<'_>, path: &str, policy: &str, costs: &str) -> 
             "pairs" => paths::pairs().map(beside),
             "bare-threads" => paths::bare().map(beside),
             "arithmetic-threads" => Ok(beside(paths::arithmetic())),
-            "virtual-time-ping" => alone(paths::ping(policy, &costs)),
+            "virtual-time-ping" => alone(paths::ping(policy, PINGS, &costs).map(|pace| 1.0 / pace.best_known())),
             "virtual-time-storm" => paths::storm(policy, Storm::of(4096), &costs).map(beside),
             "explorer" => alone(paths::explorer(policy)),
             "intake" => alone(paths::intake()),
