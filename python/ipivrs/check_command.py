@@ -15,7 +15,7 @@ from ipivrs import _core, check_report, completion, promela, replays
 from ipivrs.bars import steps, watching
 from ipivrs.bounds import RANGES, MemoryModel
 from ipivrs.entries import HOLDS, Entry, collection
-from ipivrs.laboratory import CheckResult, Subject, subject
+from ipivrs.laboratory import LIMITS, CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
 from ipivrs.options import BadInputError, check_writable, choice, number, option, refusals_are_bad_input
 from ipivrs.progress import Progress
@@ -25,9 +25,6 @@ from ipivrs.variants import Mutation
 
 _REFUTED = 1
 _NOT_DECIDED = 2
-_MOST_THREADS = 256
-_MOST_STATES = 10**9
-_MOST_MEMORY = 2**24
 
 _Asked = TypeVar("_Asked")
 _Found = TypeVar("_Found")
@@ -108,9 +105,9 @@ def check(
         ipiv=ipiv,
     )
     limits = {
-        "threads": _limit("--threads", threads, _MOST_THREADS),
-        "max_states": _limit("--max-states", max_states, _MOST_STATES),
-        "max_memory": _limit("--max-memory", max_memory, _MOST_MEMORY),
+        "threads": _limit("threads", threads),
+        "max_states": _limit("max_states", max_states),
+        "max_memory": _limit("max_memory", max_memory),
     }
     modes = {
         "--list": list_all,
@@ -155,8 +152,8 @@ def _bounds(**words: str | bool | None) -> dict[str, Any]:
     return bounds
 
 
-def _limit(name: str, word: str | None, most: int) -> int | None:
-    return None if word is None else number(name, word, 1, most)
+def _limit(name: str, word: str | None) -> int | None:
+    return None if word is None else number(option(name), word, *LIMITS[name])
 
 
 def _only(modes: dict[str, bool]) -> str:

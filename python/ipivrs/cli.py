@@ -33,7 +33,7 @@ from ipivrs.policies import find as find_policy
 from ipivrs.results import RunResult, run_recording
 from ipivrs.running import load as load_scenario
 from ipivrs.running import shipped_path, shipped_scenarios
-from ipivrs.scenario import Scenario
+from ipivrs.scenario import MOST_SECONDS, MOST_SEED, Scenario
 from ipivrs.scenario_text import read, shortened
 from ipivrs.schema_command import schema
 from ipivrs.simulation import ScenarioResult
@@ -50,7 +50,6 @@ _U8_MAX = 2**8 - 1
 _U16_MAX = 2**16 - 1
 _U32_MAX = 2**32 - 1
 _U64_MAX = 2**64 - 1
-_MOST_SECONDS = 10_000_000
 
 # typer has click's exceptions, but exports only this one of them: reach the others as its ancestors.
 _ClickException = cast("type[Exception]", typer.BadParameter.__mro__[2])
@@ -260,8 +259,8 @@ def run(
     )
     for_both = _given(policy=policy, engine=_choice("--engine", engine, names.Engine), profile=profile)
     for_scenarios = _given(
-        seconds=None if seconds is None else decimal("--seconds", seconds, 0, _MOST_SECONDS),
-        seed=_number("--seed", seed, 0, _U64_MAX),
+        seconds=None if seconds is None else decimal("--seconds", seconds, 0, MOST_SECONDS),
+        seed=_number("--seed", seed, 0, MOST_SEED),
     )
     if profile is not None and engine != "virtual-time":
         raise BadInputError("--profile is an option of --engine virtual-time")

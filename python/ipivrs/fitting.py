@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ipivrs.options import did_you_mean
-from ipivrs.profiles import Profile, ProfileError, cost_names
+from ipivrs.profiles import Profile, ProfileError, cost_names, unknown_cost
 from ipivrs.published import Measurements, Row, predict
 
 _ROUNDS = 12
@@ -111,11 +110,9 @@ def _least_squares(
 
 
 def _are_costs(names: Sequence[str]) -> None:
-    known = cost_names()
     for name in names:
-        if name not in known:
-            hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
-            raise ProfileError(f"no cost {name!r}{hint}")
+        if name not in cost_names():
+            raise ProfileError(unknown_cost(name))
 
 
 def _are_told(costs: Sequence[str], slopes: NDArray[np.float64]) -> None:

@@ -3,6 +3,15 @@
 from ipivrs._core import Explanation, compose_icr
 from ipivrs._core import explain as _explain
 from ipivrs.names import Access, Apic, DeliveryMode, DestinationMode, Level, Shorthand, Trigger
+from ipivrs.options import check_whole_numbers
+
+_RANGES = {
+    "icr": (0, 2**64 - 1),
+    "vector": (0, 2**8 - 1),
+    "dest": (0, 2**32 - 1),
+    "vcpus": (1, 2**16),
+    "last_index": (0, 2**16 - 1),
+}
 
 
 def explain(
@@ -38,7 +47,8 @@ def explain(
         shorthand: Destination shorthand, ICR bits 19:18.
         apic: The mode of the sender's local APIC.
         access: The register that is written; "self-ipi" is MSR 83FH, which only x2APIC mode has.
-        vcpus: Go on through a PID-pointer table with a valid entry for each of the APIC IDs 0 to `vcpus` - 1.
+        vcpus: Go on through a PID-pointer table with a valid entry for each of the APIC IDs 0 to `vcpus` - 1; 1 to
+            65536.
         last_index: The last PID-pointer index, 0 to 65535; default `vcpus` - 1.
         ipi_virtualization: KVM's enable_ipiv: the VM-execution control, and whether the MSR bitmap passes 830H through.
         apicv: APICv is active: APIC-register virtualization, virtual-interrupt delivery, posted interrupts.
@@ -51,6 +61,7 @@ def explain(
 
     Source: SDM vol. 3C, "APIC Virtualization and Virtual Interrupts", 30.1.5, 30.1.6, 30.4.3.2, 30.5 (2023 edition).
     """
+    check_whole_numbers(_RANGES, icr=icr, vector=vector, dest=dest, vcpus=vcpus, last_index=last_index)
     composed = compose_icr(
         vector or 0,
         dest,

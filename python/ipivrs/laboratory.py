@@ -9,8 +9,12 @@ from ipivrs import __version__, _core, notebook, variants
 from ipivrs.bounds import Bounds, MemoryModel
 from ipivrs.entries import HOLDS, collection
 from ipivrs.frames import Column, Tabular
+from ipivrs.options import check_whole_numbers
 from ipivrs.policies import find, parsed, shipped
 from ipivrs.progress import Progress
+
+LIMITS = {"threads": (1, 256), "max_states": (1, 10**9), "max_memory": (1, 2**24)}
+"""What ends a search, or is used for it, and what each may be."""
 
 _MIB = 2**20
 
@@ -168,6 +172,7 @@ class Subject:
 
         `progress` is called some times a second with "states", how many were reached, and 0: nobody knows of how many.
         """
+        check_whole_numbers(LIMITS, threads=threads, max_states=max_states, max_memory=max_memory)
         max_bytes = None if max_memory is None else max_memory * _MIB
         try:
             found = _core.check(
@@ -275,8 +280,8 @@ def check(
         ipiv: See `senders`.
         threads: Threads that search, 1 to 256; by default as many as the machine runs at once. The verdict and the
             counterexample do not depend on it.
-        max_states: The search gives up beyond so many states, by default 10**9.
-        max_memory: The search gives up beyond so many MiB, by default 4096.
+        max_states: The search gives up beyond so many states, 1 to 10**9, which is the default.
+        max_memory: The search gives up beyond so many MiB, 1 to 2**24, by default 4096.
 
     Returns:
         The verdict. `holds` is None if `max_states` or `max_memory` was hit.
@@ -285,7 +290,8 @@ def check(
         PolicyError: There is no such policy, or its text has a mistake: file, line and column.
         VariantError: A line to leave out is not there.
         BoundsError: A bound is out of its range, or two do not go together.
-        ValueError: The policy cannot be checked within these bounds, such as for want of a routine.
+        ValueError: The policy cannot be checked within these bounds, such as for want of a routine; or `threads`,
+            `max_states` or `max_memory` is out of its range.
     """
     bounds = {
         "senders": senders,

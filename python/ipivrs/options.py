@@ -2,9 +2,10 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeVar
@@ -35,6 +36,41 @@ class ArgumentError(ValueError):
         error = cls(message(str))
         error.in_shell = message(option)
         return error
+
+
+def whole_number(name: str, value: object, low: int, high: int, error: type[ArgumentError] = ArgumentError) -> int:
+    """An argument as Python has it, NumPy's integers too: what the core would refuse without its name or its range.
+
+    Raises:
+        ArgumentError: It is no whole number, as True and False are none, or out of its range; of the class `error`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise error.naming(lambda named: f"{named(name)} must be a whole number, {low} to {high}, not {value!r}")
+    if not low <= (number := int(value)) <= high:
+        raise error.naming(lambda named: f"{named(name)} must be {low} to {high}, not {number}")
+    return number
+
+
+def check_whole_numbers(ranges: Mapping[str, tuple[int, int]], **given: object) -> None:
+    """Refuse arguments that were given and are not within their ranges.
+
+    Raises:
+        ArgumentError: One is no whole number, or out of its range.
+    """
+    for name, value in given.items():
+        if value is not None:
+            whole_number(name, value, *ranges[name])
+
+
+def real_number(name: str, value: object, low: float, high: float) -> float:
+    """The same of an argument that may have a fraction.
+
+    Raises:
+        ArgumentError: It is no number, or out of its range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or value < low or not value <= high:
+        raise ArgumentError.naming(lambda named: f"{named(name)} must be a number, {low} to {high}, not {value!r}")
+    return float(value)
 
 
 @contextmanager

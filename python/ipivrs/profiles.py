@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ipivrs import _core
-from ipivrs.options import did_you_mean
+from ipivrs.options import ArgumentError, did_you_mean, whole_number
 from ipivrs.scenario_text import ScenarioError, load
 from ipivrs.statements import Flag, Table
 
@@ -19,14 +19,17 @@ DEFAULT = "sapphire-rapids"
 """The profile that virtual time uses unless it is told another."""
 
 
-class ProfileError(ValueError):
+class ProfileError(ArgumentError):
     """A profile that cannot be used. The message names the file, the line, the field, and what is allowed."""
+
+
+_MOST_CYCLES = 2**32 - 1
 
 
 class Cost(Table):
     """One cost: cycles of the time-stamp counter, where the number comes from, and whether it was fitted."""
 
-    cycles: Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)]
+    cycles: Annotated[int, Field(ge=0, le=_MOST_CYCLES, strict=True)]
     source: Annotated[str, Field(min_length=1)]
     fitted: Flag = False
 
@@ -35,6 +38,13 @@ class Cost(Table):
 def cost_names() -> dict[str, tuple[int, str]]:
     """Every cost that a profile has: the least that it can be, and what it is."""
     return {name: (least, what) for name, least, what in _core.cost_names()}
+
+
+def unknown_cost(name: str) -> str:
+    """That there is no such cost, and which is most like it."""
+    known = list(cost_names())
+    hint = did_you_mean(name, known) or f": it is one of {', '.join(known)}"
+    return f"no cost {name!r}{hint}"
 
 
 class Profile(Table):
@@ -50,8 +60,7 @@ class Profile(Table):
         for name, cost in self.cost.items():
             at = ("cost", name)
             if name not in known:
-                hint = did_you_mean(name, list(known)) or f": it is one of {', '.join(known)}"
-                raise PydanticCustomError("cost", "no cost {name}{hint}", {"name": repr(name), "hint": hint, "at": at})
+                raise PydanticCustomError("cost", "{what}", {"what": unknown_cost(name), "at": at})
             if cost.cycles < known[name][0]:
                 context = {"name": name, "least": known[name][0], "cycles": cost.cycles, "at": (*at, "cycles")}
                 raise PydanticCustomError("cost", "{name} must cost {least} or more, not {cycles}", context)
@@ -77,7 +86,15 @@ class Profile(Table):
         return json.dumps({"hz": self.hz} | {name: cost.cycles for name, cost in self.cost.items()})
 
     def with_cycles(self, cycles: Mapping[str, int]) -> "Profile":
-        """The same with other costs, as whole cycles."""
+        """The same with other costs, as whole cycles.
+
+        Raises:
+            ProfileError: There is no such cost, or it is out of its range.
+        """
+        for name, value in cycles.items():
+            if name not in cost_names():
+                raise ProfileError(unknown_cost(name))
+            whole_number(name, value, cost_names()[name][0], _MOST_CYCLES, ProfileError)
         changed = {name: self.cost[name].model_copy(update={"cycles": value}) for name, value in cycles.items()}
         return self.model_copy(update={"cost": self.cost | changed})
 

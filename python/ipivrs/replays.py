@@ -8,6 +8,7 @@ from typing import Any
 from ipivrs import _core
 from ipivrs.bounds import Bounds
 from ipivrs.laboratory import Subject
+from ipivrs.options import whole_number
 
 
 class ReplayError(ValueError):
@@ -60,7 +61,7 @@ def load(path: str) -> Recorded:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         text, steps, violation = values["policy_text"], values["counterexample"], values["violation"]
         bounds = Bounds.from_dict(values["bounds"])
-        choices = tuple(int(step["choice"]) for step in steps or ())
+        choices = tuple(whole_number("choice", step["choice"], 0, 2**32 - 1) for step in steps or ())
         subject = Subject(values["policy"], values["source"], text, tuple(values["without"]), bounds)
         kind = violation["kind"] if steps else ""
     except OSError as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ipivrs import _core, notebook, profiles
 from ipivrs.frames import Column, Named, Tabular
 from ipivrs.names import Apic, Engine, Pace
+from ipivrs.options import check_whole_numbers, whole_number
 from ipivrs.policies import find as find_policy
 from ipivrs.progress import Progress
 from ipivrs.remedies import remedies
@@ -437,10 +438,18 @@ def _without_unlike_sides(whole: dict[str, Any]) -> dict[str, Any]:
 
 
 _POLICY = "kvm"
+_RANGES = {"vcpus": (1, 2**16), "last_index": (0, 2**16 - 1), "process": (0, 2**32 - 1)}
 _WHY_NOT = {
     "pace": "in virtual time each IPI has its recorded time",
     "ipi_virtualization": "virtual time runs a recording both with IPI virtualization and without it",
 }
+
+
+def _each_its_own(apic_ids: Sequence[int]) -> list[int]:
+    ids = [whole_number("apic_ids", apic_id, 0, 2**16 - 1) for apic_id in apic_ids]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"apic_ids has one APIC ID twice, and each vCPU has its own: {ids}")
+    return ids
 
 
 def run_recording(
@@ -468,13 +477,13 @@ def run_recording(
             a KVM host) or ipi:ipi_send_cpu (recorded inside a Linux guest).
         apic: The guest's APIC mode where the recording does not show it; default x2APIC.
         apic_ids: The APIC ID of vCPU 0, 1, ... where the recording does not show it; default 0, 1, ...
-        vcpus: How many vCPUs there are, if more than the recording shows.
+        vcpus: How many vCPUs there are, 1 to 65536, if more than the recording shows.
         last_index: The last PID-pointer index, 0 to 65535; default the highest APIC ID.
         pace: Threads: "recorded" (the default): in the order of the recording, each when the one before it has arrived.
             "free": each sender as fast as it can.
         ipi_virtualization: Threads: KVM's enable_ipiv, by default True: the VM-execution control, and whether the MSR
             bitmap passes 830H through.
-        process: Only the VM of this process id.
+        process: Only the VM of this process id, 0 to 2**32 - 1.
         engine: "threads" or "virtual-time".
         policy: Virtual time: the posted-interrupt protocol of the host, by name or path; default "kvm".
         profile: Virtual time: what acts cost, by name, by path, or made in Python; default "sapphire-rapids".
@@ -490,8 +499,9 @@ def run_recording(
         PolicyError: The policy has a mistake: file, line and column.
         KeyboardInterrupt: Ctrl-C; the threads are stopped first.
     """
-    if apic_ids is not None and len(set(apic_ids)) < len(apic_ids):
-        raise ValueError(f"apic_ids has one APIC ID twice, and each vCPU has its own: {list(apic_ids)}")
+    check_whole_numbers(_RANGES, vcpus=vcpus, last_index=last_index, process=process)
+    if apic_ids is not None:
+        apic_ids = _each_its_own(apic_ids)
     if engine == "virtual-time":
         given = {"pace": pace, "ipi_virtualization": ipi_virtualization}
         if unused := [option for option, value in given.items() if value is not None]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from ipivrs.names import Apic, Engine, Pace
-from ipivrs.options import did_you_mean
+from ipivrs.options import did_you_mean, whole_number
 from ipivrs.policies import PolicyError, find
 from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.results import RunResult, run_recording
-from ipivrs.scenario import Scenario
+from ipivrs.scenario import MOST_SEED, Scenario
 from ipivrs.scenario_text import read
 from ipivrs.simulation import ScenarioResult
 
@@ -166,7 +166,7 @@ def _run_scenario(
     progress: Progress | None = None,
 ) -> ScenarioResult:
     if seed is not None:
-        scenario = Scenario.model_validate({**dict(scenario), "seed": seed})
+        scenario = Scenario.model_validate({**dict(scenario), "seed": whole_number("seed", seed, 0, MOST_SEED)})
     return scenario.run(seconds=seconds, policy=policy, engine=engine, profile=profile, log=log, progress=progress)
 
 

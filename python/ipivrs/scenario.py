@@ -15,15 +15,22 @@ from pydantic_core import PydanticCustomError
 from ipivrs import profiles
 from ipivrs.guest_checks import check_names, check_once
 from ipivrs.names import Apic, Engine, IdRewrite, ProcessorModel
+from ipivrs.options import real_number, whole_number
 from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.scenario_text import load
 from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
 from ipivrs.statements import AnyStatement, Cycles, Flag, LegalVector, Path_, Table, VcpuNumber, lowered, targets
 
+MOST_SECONDS = 10_000_000
+"""A run takes at most so many seconds; nobody waits for more."""
+
+MOST_SEED = 2**64 - 1
+"""Seeds are 0 to this."""
+
 Count = Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
 Msr = Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)]
-Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False, strict=True)]
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False, strict=True)]
 
 _MOST_VCPUS = 65_536
 _MOST_THREADS = 256
@@ -251,7 +258,7 @@ class Scenario(Table):
     """
 
     title: str = ""
-    seed: Annotated[int, Field(ge=0, le=2**64 - 1, strict=True)] = 1
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED, strict=True)] = 1
     seconds: Seconds | None = None
     processor: Processor = Processor()
     host: Host = Host()
@@ -307,25 +314,25 @@ class Scenario(Table):
         """Run it, on threads or in virtual time.
 
         Args:
-            seconds: After so many seconds endless loops end; by default the scenario's own `seconds`. Simulated seconds
-                in virtual time.
+            seconds: After so many seconds, 0 to 10,000,000, endless loops end; by default the scenario's own
+                `seconds`. Simulated seconds in virtual time.
             policy: Name of a shipped policy or path of a file; by default the scenario's own.
             engine: "threads", or "virtual-time": a deterministic simulation, the same again for the same seed.
             profile: Virtual time: what acts cost. A shipped profile's name, a file, or a `Profile`.
-            log: Virtual time: how many events the result keeps.
+            log: Virtual time: how many events the result keeps, 0 to 100,000,000.
             progress: Called some times a second with what is counted ("milliseconds", in virtual time "cycles"), how
                 many went by, and of how many (0: nobody knows).
 
         Raises:
             PolicyError: The policy has a mistake: file, line and column.
             ProfileError: The profile has a mistake.
-            ValueError: The machine is impossible, or would never end; an option of the other engine.
+            ValueError: The machine is impossible, or would never end; an option is out of its range, or of the other
+                engine.
         """
-        limit = self.seconds if seconds is None else seconds
+        whole_number("log", log, 0, _MOST_EVENTS)
+        limit = self.seconds if seconds is None else real_number("seconds", seconds, 0, MOST_SECONDS)
         protocol = policy or self.host.policy
         if engine == "virtual-time":
-            if not 0 <= log <= _MOST_EVENTS:
-                raise ValueError(f"log must be 0 to {_MOST_EVENTS}, not {log}")
             costs = profiles.DEFAULT if profile is None else profile
             vcpus = (self.vm[0].vcpus + self.chaos.hot_add, *(vm.vcpus for vm in self.vm[1:]))
             return simulate_in_virtual_time(

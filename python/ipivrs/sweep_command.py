@@ -13,14 +13,13 @@ from ipivrs.bars import meter
 from ipivrs.grid import shipped_grids
 from ipivrs.names import Engine
 from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
-from ipivrs.sweeping import SweepResult
+from ipivrs.sweeping import MOST_WORKERS, SweepResult
 from ipivrs.sweeping import sweep as run_sweep
 from ipivrs.terminal import complain, show, show_json
 from ipivrs.wording import noun
 
 _FAILED = 1
 _SIGNALLED = 128
-_MOST_WORKERS = 4096
 _MOST_SHOWN = 5
 
 
@@ -62,7 +61,7 @@ def sweep(
         raise BadInputError(f"give a grid: a TOML file, or one of the shipped: {', '.join(shipped_grids())}")
     if workers is not None and dask is not None:
         raise BadInputError("--workers is about processes of this machine: give either --workers or --dask, not both")
-    count = None if workers is None else number("--workers", workers, 1, _MOST_WORKERS)
+    count = None if workers is None else number("--workers", workers, 1, MOST_WORKERS)
     named = None if engine is None else cast("Engine", choice("--engine", engine, get_args(Engine)))
     with refusals_are_bad_input(), meter("points") as progress:
         result = run_sweep(

@@ -14,6 +14,7 @@ from ipivrs.grid import Grid, SweepError, find_grid
 from ipivrs.grid_points import Plan
 from ipivrs.journal import Journal, journal_path
 from ipivrs.names import Engine
+from ipivrs.options import whole_number
 from ipivrs.rows import POINT, Row, columns_of, failed, filled
 from ipivrs.stopping import Stop
 from ipivrs.tables import check_name, read_table, write_table
@@ -22,6 +23,8 @@ from ipivrs.workers import LocalWorkers, Outcome, Workers
 
 Progress = Callable[[int, int], None]
 """Called with how many points are done, and how many there are."""
+
+MOST_WORKERS = 4096
 
 _TRIES = 3
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -129,7 +132,7 @@ def sweep(
     Args:
         grid: A TOML file, the name of a shipped grid, or an `ipivrs.Grid`.
         out: The results file, `.csv` or `.parquet`; by default the grid's name with `.csv`, in the current directory.
-        workers: How many processes run points; by default one for each CPU.
+        workers: How many processes run points, 1 to 4096; by default one for each CPU.
         dask: Address of a dask scheduler whose workers run the points instead.
         engine: What runs each scenario; by default what the grid says.
         profile: The engine's profile of costs; by default what the grid says.
@@ -140,14 +143,14 @@ def sweep(
         All rows. Ctrl-C and SIGTERM end a sweep with a partial result.
 
     Raises:
-        SweepError: The grid has a mistake (file, line, field, and what is allowed), or the results file, or there are
-            no workers.
+        SweepError: The grid has a mistake (file, line, field, and what is allowed), or the results file, or `workers`
+            is out of its range, or there are none.
     """
     plan = Plan(find_grid(grid), engine, profile)
     path = Path(f"{plan.stem}.csv" if out is None else out)
     check_name(path)
-    if workers is not None and workers < 1:
-        raise SweepError(f"workers must be 1 or more, not {workers}")
+    if workers is not None:
+        whole_number("workers", workers, 1, MOST_WORKERS, SweepError)
     journal = Journal(journal_path(path), restart=restart)
     try:
         return _Sweep(plan, path, journal).run(workers, dask, progress or _silently)
