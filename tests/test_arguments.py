@@ -95,7 +95,7 @@ def test_each_apic_id_is_a_number_within_its_range(number: object, of: str) -> N
 
 @pytest.mark.parametrize("value", [-1, 1e7 + 1, float("nan"), float("inf"), 2**70, True, "3"])
 def test_seconds_are_a_number_within_their_range(value: object) -> None:
-    with pytest.raises(ArgumentError, match=re.escape(f"seconds must be a number, 0 to 10000000, not {value!r}")):
+    with pytest.raises(ArgumentError, match=re.escape(f"seconds must be 0 to 10000000, not {value!r}")):
         simulated(seconds=value)
 
 

@@ -369,6 +369,54 @@ def test_a_policy_that_is_not_there_is_a_mistake_of_its_line(tmp_path: Path, she
     assert ipivrs.run(str(file), engine="threads", policy="kvm").policy == "kvm"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[processor]\npinbased_ctls = 0",
+            "2: processor.pinbased_ctls: the processor does not allow external-interrupt",
+        ),
+        (
+            "[processor]\nprocbased_ctls = 0",
+            "2: processor.procbased_ctls: the processor does not allow HLT exiting and",
+        ),
+        (
+            "[processor]\nprocbased_ctls = 0x8400_0000_0000",
+            "2: processor.procbased_ctls: the processor does not allow HLT exiting and",
+        ),
+        (
+            "[processor]\nprocbased_ctls = 0x84_0000_0000",
+            "2: processor.procbased_ctls: the processor does not allow use TPR shadow, use MSR bitmaps and activate",
+        ),
+        (
+            "[processor]\n\nprocbased_ctls2 = 0",
+            "3: processor.procbased_ctls2: the processor does not allow virtualize APIC accesses",
+        ),
+        ("[processor]\npinbased_ctls = 1", "2: processor.pinbased_ctls: VM entry of vCPU 0 fails: pin-based controls"),
+        (
+            "[processor]\nprocbased_ctls = 0xFFFF_FFFF_FFFF_FFFF",
+            "2: processor.procbased_ctls: VM entry of vCPU 0 fails: primary processor-based controls",
+        ),
+        ("[host]\npcpus = 300", "2: host.pcpus: must be 256 or less on threads, not 300"),
+        ("[[vm]]\nvcpus = 5000\nworkload = { name = 'tlb-shootdown' }", "1: vm[0]: programs that call other vCPUs can"),
+        (
+            "[[vm]]\nworkload = { name = 'storm' }",
+            "1: seconds: no program and no device of this scenario ends by itself",
+        ),
+    ],
+)
+def test_a_machine_that_cannot_be_is_a_mistake_of_a_line(tmp_path: Path, shell: Shell, text: str, message: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text if "[[vm]]" in text else f"{text}\n{FINITE}", encoding="utf-8")
+    result = shell("run", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {file}:{message}")
+    with pytest.raises(ipivrs.ScenarioError, match=f"^{re.escape(f'{file}:{message}')}"):
+        ipivrs.run(file)
+    with pytest.raises(ValueError, match=f"^{re.escape(message.partition(': ')[2])}"):
+        ipivrs.Scenario.load(file).run()
+
+
 def test_what_would_never_end_is_refused(tmp_path: Path, shell: Shell) -> None:
     file = tmp_path / "a.toml"
     file.write_text('[[vm]]\nworkload = { name = "storm" }\n')

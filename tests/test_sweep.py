@@ -245,7 +245,9 @@ def test_a_point_that_fails_is_a_row(tmp_path: Path, shell: Shell) -> None:
     result = shell("sweep", grid, "--out", tmp_path / "r.csv")
     assert (result.exit_code, result.stderr) == (1, "")
     assert "2 of 2 points" in result.stdout
-    assert "1 point has no result:\n  no program and no device of this scenario ends by itself" in result.stdout
+    assert (
+        "1 point has no result:\n  seconds: no program and no device of this scenario ends by itself" in result.stdout
+    )
     values = json.loads(shell("sweep", grid, "--out", tmp_path / "r.csv", "--json").stdout)
     assert (values["ran"], values["errors"], values["rows"][1]["ipis.total"]) == (0, 1, 3)
     assert "for how many seconds" in values["rows"][0]["error"]

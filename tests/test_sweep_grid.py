@@ -263,12 +263,21 @@ def test_a_profile_that_changes_changes_the_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("top", "message"),
     [
-        ('profile = "no-such"', "no profile 'no-such'"),
-        ('engine = "threads"\nprofile = "sapphire-rapids"', "the engine threads takes no profile"),
+        ('profile = "no-such"', "g.toml:2: profile: no profile 'no-such'"),
+        (
+            'engine = "threads"\nprofile = "sapphire-rapids"',
+            "g.toml:3: profile: the engine threads takes no profile: leave out 'sapphire-rapids'",
+        ),
+        ('profile = "base.toml"', "g.toml:2: profile: base.toml:"),
     ],
 )
 def test_profiles_that_cannot_be_used(tmp_path: Path, top: str, message: str) -> None:
-    assert message in mistake(tmp_path, f'scenario = "base.toml"\n{top}\n[grid]\nseed = [1]\n')
+    assert mistake(tmp_path, f'scenario = "base.toml"\n{top}\n[grid]\nseed = [1]\n').startswith(message)
+
+
+def test_a_profile_that_is_given_instead_is_no_mistake_of_the_grid(tmp_path: Path) -> None:
+    with pytest.raises(ipivrs.SweepError, match=r"^no profile 'no-such'"):
+        Plan(find_grid(write_grid(tmp_path, "seed = [1]")), profile="no-such")
 
 
 def test_from_python() -> None:

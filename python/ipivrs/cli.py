@@ -32,7 +32,7 @@ from ipivrs.policies import ELSEWHERE
 from ipivrs.policies import find as find_policy
 from ipivrs.results import RunResult, run_recording
 from ipivrs.running import load as load_scenario
-from ipivrs.running import shipped_path, shipped_scenarios
+from ipivrs.running import mistakes_of, shipped_path, shipped_scenarios
 from ipivrs.scenario import MOST_SECONDS, MOST_SEED, Scenario
 from ipivrs.scenario_text import read, shortened
 from ipivrs.schema_command import schema
@@ -286,8 +286,8 @@ def run(
             results = [
                 run_recording(what, **for_recordings, **told)
                 if isinstance(what, str)
-                else what.run(**_given(engine=engine, profile=profile), log=outputs.log, **told)
-                for what in loaded
+                else _run(file, what, **_given(engine=engine, profile=profile), log=outputs.log, **told)
+                for file, what in zip(files, loaded, strict=True)
             ]
     lost = [message for result in results for message in outputs.write(result)]
     if json:
@@ -328,6 +328,11 @@ def _load(file: str, options: dict[str, Any]) -> Scenario | str:
     host = dict(scenario.host) | _given(policy=policy)
     whole = dict(scenario) | {key: options[key] for key in ("seconds", "seed") if key in options} | {"host": host}
     return Scenario.model_validate(whole)
+
+
+def _run(file: str, scenario: Scenario, **options: Any) -> ScenarioResult:
+    with mistakes_of(file):
+        return scenario.run(**options)
 
 
 def _refuse_unused(options: dict[str, Any], unused: bool, what: str) -> None:

@@ -191,7 +191,10 @@ def _profile(found: Found, engine: Engine, instead: str | None) -> tuple[str | N
     """The costs of virtual time: a relative path is from the grid's folder if it stands in the grid."""
     if instead is not None or found.source is None:
         return profile_for(engine, instead or found.grid.profile, Path())
-    return profile_for(engine, found.grid.profile, found.source.path.parent)
+    try:
+        return profile_for(engine, found.grid.profile, found.source.path.parent)
+    except ValueError as error:
+        raise SweepError(found.source.about(("profile",), str(error))) from error
 
 
 def _scenario_path(found: Found, name: str) -> Path:

@@ -69,7 +69,7 @@ def real_number(name: str, value: object, low: float, high: float) -> float:
         ArgumentError: It is no number, or out of its range.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or value < low or not value <= high:
-        raise ArgumentError.naming(lambda named: f"{named(name)} must be a number, {low} to {high}, not {value!r}")
+        raise ArgumentError.naming(lambda named: f"{named(name)} must be {low} to {high}, not {value!r}")
     return float(value)
 
 

@@ -1,7 +1,8 @@
 """`run`: recordings and scenarios."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -13,7 +14,7 @@ from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.results import RunResult, run_recording
 from ipivrs.scenario import MOST_SEED, Scenario
-from ipivrs.scenario_text import read
+from ipivrs.scenario_text import FieldError, ScenarioError, read
 from ipivrs.simulation import ScenarioResult
 
 _RECORDING_OPTIONS = (
@@ -62,6 +63,19 @@ def load(path: str, policy: str | None = None) -> Scenario:
         except PolicyError as error:
             raise PolicyError(f"{read(Path(path)).place(('host', 'policy'))}: host.policy: {error}") from error
     return scenario
+
+
+@contextmanager
+def mistakes_of(path: str) -> Iterator[None]:
+    """What is wrong with a scenario, and found when a machine is made of it, is a mistake of a line of its file.
+
+    Raises:
+        ScenarioError: The file, the line, the field, and what is wrong.
+    """
+    try:
+        yield
+    except FieldError as error:
+        raise ScenarioError(read(Path(path)).about(error.where, error.what)) from error
 
 
 @overload
@@ -149,7 +163,9 @@ def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult 
         return _run_scenario(what, **options)
     if Path(os.fspath(what)).suffix == ".toml":
         _check(options, _SCENARIO_OPTIONS, "a scenario")
-        return _run_scenario(load(os.fspath(what), options.get("policy")), **options)
+        path = os.fspath(what)
+        with mistakes_of(path):
+            return _run_scenario(load(path, options.get("policy")), **options)
     _check(options, _RECORDING_OPTIONS, "a recording")
     return run_recording(what, **options)
 

@@ -18,7 +18,7 @@ from ipivrs.names import Apic, Engine, IdRewrite, ProcessorModel
 from ipivrs.options import real_number, whole_number
 from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
-from ipivrs.scenario_text import load
+from ipivrs.scenario_text import FieldError, load
 from ipivrs.simulation import ScenarioResult, simulate, simulate_in_virtual_time
 from ipivrs.statements import AnyStatement, Cycles, Flag, LegalVector, Path_, Table, VcpuNumber, lowered, targets
 
@@ -326,8 +326,8 @@ class Scenario(Table):
         Raises:
             PolicyError: The policy has a mistake: file, line and column.
             ProfileError: The profile has a mistake.
-            ValueError: The machine is impossible, or would never end; an option is out of its range, or of the other
-                engine.
+            ValueError: The machine is impossible, or would never end: the field. An option is out of its range, or of
+                the other engine.
         """
         whole_number("log", log, 0, _MOST_EVENTS)
         limit = self.seconds if seconds is None else real_number("seconds", seconds, 0, MOST_SECONDS)
@@ -351,8 +351,7 @@ class Scenario(Table):
         if profile is not None or log:
             raise ValueError('profile and log are for engine="virtual-time"')
         if refused := self.refused_by(engine):
-            where, what = refused
-            raise ValueError(f"{'.'.join(where)} {what}")
+            raise FieldError(*refused)
         return simulate(self.description(), self.title, protocol, limit, progress=progress)
 
     def refused_by(self, engine: Engine) -> tuple[tuple[str, ...], str] | None:

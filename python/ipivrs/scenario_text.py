@@ -63,6 +63,16 @@ class ScenarioError(ValueError):
     """A scenario that cannot be used. The message names the file, the line, the field, and what is allowed."""
 
 
+class FieldError(ValueError):
+    """A scenario that no machine can be made of: the field, where it is in the table, and what is wrong with it."""
+
+    def __init__(self, where: Path_, what: str) -> None:
+        """Make it of a place and what is to be said of it."""
+        super().__init__(f"{_field(where)}{what}")
+        self.where = where
+        self.what = what
+
+
 @dataclass(frozen=True)
 class Source:
     """A TOML file: where it is, what it says, and the line of each key and element."""

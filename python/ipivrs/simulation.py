@@ -11,6 +11,7 @@ from ipivrs import _core, notebook, profiles
 from ipivrs.frames import Column, Named, Tabular
 from ipivrs.policies import find
 from ipivrs.progress import Progress
+from ipivrs.refusals import refusals_have_fields
 from ipivrs.reports import Drawable
 from ipivrs.results import Exit, Latency, Notifications, Violation
 from ipivrs.wording import how_many, noun
@@ -258,7 +259,9 @@ def simulate(
     description: str, title: str, policy: str, seconds: float | None, *, progress: Progress | None = None
 ) -> ScenarioResult:
     """Run a scenario that the core can read on threads, under a policy by name or by path."""
-    core = _core.run_scenario(description, find(policy).text, seconds=seconds, progress=progress)
+    text = find(policy).text
+    with refusals_have_fields():
+        core = _core.run_scenario(description, text, seconds=seconds, progress=progress)
     return ScenarioResult(core, title)
 
 
@@ -276,7 +279,9 @@ def simulate_in_virtual_time(
 ) -> ScenarioResult:
     """Run a scenario that the core can read in virtual time, with a profile by name, by path, or made in Python."""
     name, costs = (profile, profiles.find(profile)) if isinstance(profile, str) else (profile.title, profile)
-    core = _core.run_scenario_in_virtual_time(
-        description, find(policy).text, costs.costs(), profile=name, seconds=seconds, log=log, progress=progress
-    )
+    text = find(policy).text
+    with refusals_have_fields():
+        core = _core.run_scenario_in_virtual_time(
+            description, text, costs.costs(), profile=name, seconds=seconds, log=log, progress=progress
+        )
     return ScenarioResult(core, title, Shape(costs.hz, pcpus, vcpus))
