@@ -57,7 +57,7 @@ def test_a_fit_finds_costs_that_were_changed() -> None:
     ("costs", "message"),
     [
         (["vm_exits"], "did you mean vm_exit"),
-        ([], r"1 to 4 costs can be fitted to 4 rows.*--costs"),
+        ([], r"1 to 4 costs can be fitted to 4 rows.*: give other costs, or mark more rows"),
         (["vm_exit", "vm_entry", "spin", "post", "delivery"], "not 5"),
         (["vm_exit", "vm_entry"], "no row changes when vm_entry does"),
     ],
@@ -70,6 +70,37 @@ def test_impossible_fits_are_refused(costs: list[str], message: str) -> None:
 def test_a_file_without_rows_to_fit_to_is_refused() -> None:
     with pytest.raises(ProfileError, match="no row is marked fitted = true"):
         fit(published.find("sn-in-host"), profiles.find(profiles.DEFAULT), ["vm_exit"])
+
+
+ROW = """title = "mine"
+source = "me"
+[[row]]
+name = "a row"
+measured = 100.0
+quantity = "cycles"
+fitted = {}
+scenario.vm = [{{ workload = {{ name = "{}" }} }}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "row", "message"),
+    [
+        ("profile fit", ("false", "ping"), "no row is marked fitted = true"),
+        ("profile fit", ("true", "ping"), "1 to 1 costs can be fitted to 1 rows in cycles, not 4: give other --costs,"),
+        ("profile fit --costs mmio_write", ("true", "ping"), "no row changes when mmio_write does"),
+        ("profile fit --costs post", ("true", "storm"), "row 'a row': scenario.seconds: no program and no device"),
+        ("bench published", ("true", "storm"), "row 'a row': scenario.seconds: no program and no device"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_those_of_a_file(
+    shell: Shell, tmp_path: Path, words: str, row: tuple[str, str], message: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(ROW.format(*row), encoding="utf-8")
+    result = shell(*words.split(), file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {file}: {message}")
 
 
 def test_a_cost_that_others_leave_nothing_is_named() -> None:

@@ -1,5 +1,7 @@
 """`ipivrs bench` and `ipivrs profile`: measurements beside virtual time, and the profiles that it uses."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -12,7 +14,7 @@ from ipivrs.fitting import Fit
 from ipivrs.fitting import fit as fit_profile
 from ipivrs.options import BadInputError, refusals_are_bad_input
 from ipivrs.profiles import Profile
-from ipivrs.published import Comparison
+from ipivrs.published import Comparison, RowsError
 from ipivrs.sections import section, table
 from ipivrs.speed_command import bench_speed
 from ipivrs.terminal import show, show_json
@@ -25,6 +27,15 @@ _Profile = Annotated[
     str, typer.Option("--profile", metavar="NAME|FILE", help="What acts cost.", autocompletion=completion.profile)
 ]
 _FITTED = "mmio_write,notification_flight,exit_msr_icr,exit_apic_write"
+
+
+@contextmanager
+def _named(measurements: str) -> Iterator[None]:
+    """What is wrong with rows is said with the name of their measurements."""
+    try:
+        yield
+    except RowsError as error:
+        raise BadInputError(f"{measurements}: {error.in_shell or error}") from error
 
 
 @bench.callback()
@@ -47,9 +58,12 @@ def bench_published(
     """Published measurements, and what virtual time predicts."""
     with refusals_are_bad_input():
         costs = profiles.find(profile)
-        found = [published.find(name) for name in sources or published.shipped()]
-        with steps(sum(len(one.row) for one in found)) as bar:
-            rows = [row for one in found for row in published.compare(one, costs, bar)]
+        found = {name: published.find(name) for name in sources or published.shipped()}
+        rows = []
+        with steps(sum(len(one.row) for one in found.values())) as bar:
+            for name, one in found.items():
+                with _named(name):
+                    rows += published.compare(one, costs, bar)
     if json:
         show_json(rows)
     else:
@@ -150,7 +164,9 @@ def profile_fit(
         raise BadInputError("--costs names a cost twice")
     with refusals_are_bad_input():
         before = profiles.find(start)
-        found = fit_profile(published.find(measurements), before, names)
+        rows_of = published.find(measurements)
+        with _named(measurements):
+            found = fit_profile(rows_of, before, names)
     if json:
         rows = dict(zip(found.rows, found.residuals, strict=True))
         together = {"at_least": found.at_least, "not_told_apart": found.not_told_apart}

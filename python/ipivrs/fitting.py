@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipivrs.profiles import Profile, ProfileError, cost_names, unknown_cost
-from ipivrs.published import Measurements, Row, predict
+from ipivrs.published import Measurements, Row, RowsError, predict
 
 _ROUNDS = 12
 # Waiting loops look now and then: what is measured goes up in steps, over which this one is long.
@@ -51,17 +51,18 @@ def fit(
         progress: Called with the sum of squared residuals after each round.
 
     Raises:
-        ProfileError: No such cost, no rows to fit to, more costs than rows, or a cost that no row depends on.
-        ValueError: A row's scenario cannot be run.
+        ProfileError: No such cost.
+        RowsError: No rows to fit to, more costs than rows, a cost that no row depends on, or a row's scenario that
+            cannot be run.
     """
     known = cost_names()
     _are_costs(costs)
     rows = [row for row in measurements.row if row.fitted and row.quantity == "cycles" and row.measured is not None]
     if not rows:
-        raise ProfileError("no row is marked fitted = true and has a measured quantity in cycles: none to fit to")
+        raise RowsError("no row is marked fitted = true and has a measured quantity in cycles: none to fit to")
     if not costs or len(costs) > len(rows):
         few = f"1 to {len(rows)} costs can be fitted to {len(rows)} rows in cycles, not {len(costs)}"
-        raise ProfileError(f"{few}: name other costs (--costs), or mark more rows fitted = true")
+        raise RowsError.naming(lambda named: f"{few}: give other {named('costs')}, or mark more rows fitted = true")
     least = np.array([known[name][0] for name in costs], dtype=float)
     at = np.array([start.cost[name].cycles for name in costs], dtype=float)
     best, best_residuals = at, _residuals(rows, start, costs, at)
@@ -118,7 +119,7 @@ def _are_costs(names: Sequence[str]) -> None:
 def _are_told(costs: Sequence[str], slopes: NDArray[np.float64]) -> None:
     for name, slope in zip(costs, slopes, strict=True):
         if np.abs(slope).max() < _LEAST_SLOPE:
-            raise ProfileError(f"no row changes when {name} does: it cannot be fitted to them")
+            raise RowsError(f"no row changes when {name} does: it cannot be fitted to them")
 
 
 def _not_told_apart(costs: Sequence[str], slopes: NDArray[np.float64]) -> list[list[str]]:

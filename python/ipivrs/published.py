@@ -12,8 +12,13 @@ from ipivrs.field_paths import PathError, plain, put
 from ipivrs.options import did_you_mean
 from ipivrs.profiles import Profile, ProfileError
 from ipivrs.scenario import Scenario
-from ipivrs.scenario_text import ScenarioError, load, mistakes
+from ipivrs.scenario_text import FieldError, ScenarioError, load, mistakes
 from ipivrs.statements import Flag, Table
+
+
+class RowsError(ProfileError):
+    """Rows that cannot be run, or fitted to. The message does not name their file, which they do not know."""
+
 
 Quantity = Literal["cycles", "time-saved", "time-added", "speed-up", "notifications"]
 """What was measured: cycles (of each of `per` rounds), a difference to the baseline in percent (of its time, or of its
@@ -143,8 +148,15 @@ def predict(row: Row, profile: Profile) -> float:
     """What virtual time says about a row, in the row's unit.
 
     Raises:
-        ValueError: The row's scenario cannot be run.
+        RowsError: The row's scenario cannot be run.
     """
+    try:
+        return _predict(row, profile)
+    except FieldError as error:
+        raise RowsError(f"row {row.name!r}: scenario.{error}") from error
+
+
+def _predict(row: Row, profile: Profile) -> float:
     result = row.scenario.run(engine="virtual-time", profile=profile)
     cycles = result.cycles or 0
     if row.quantity == "cycles":
@@ -169,7 +181,7 @@ def compare(
     """All rows beside what virtual time says; `begin` is called with the name of each row before it is simulated.
 
     Raises:
-        ValueError: A row's scenario cannot be run.
+        RowsError: A row's scenario cannot be run.
     """
     rows: list[Comparison] = []
     for row in measurements.row:
