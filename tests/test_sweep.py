@@ -202,7 +202,7 @@ def test_what_is_no_result_of_a_sweep_is_left_alone(tmp_path: Path) -> None:
         ipivrs.sweep(grid, out=out)
     assert (out.read_text(), journal_of(out).exists()) == ("my,own\n1,2\n", False)
     out.write_bytes(b"\xff")
-    with pytest.raises(ipivrs.SweepError, match=r"cannot be read: .*\ngive --out another name, or --restart to"):
+    with pytest.raises(ipivrs.SweepError, match=r"cannot be read: .*\ngive out another name, or restart=True to"):
         ipivrs.sweep(grid, out=out)
     assert out.read_bytes() == b"\xff"
     out.unlink()
@@ -298,8 +298,25 @@ def test_options_that_cannot_be_used(
 
 
 def test_python_is_told_of_arguments(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / "r.csv"
     with pytest.raises(ipivrs.SweepError, match=r"^out must end in \.csv or \.parquet, not 'r\.txt'$"):
-        ipivrs.sweep(write_grid(tmp_path, SEEDS), out=tmp_path / "r.txt")
+        ipivrs.sweep(grid, out=tmp_path / "r.txt")
+    with pytest.raises(ipivrs.SweepError, match=r": give either workers or dask, not both$"):
+        ipivrs.sweep(grid, out=out, workers=1, dask="tcp://127.0.0.1:9")
+    journal_of(out).write_text("my own\n")
+    with pytest.raises(ipivrs.SweepError, match=r": give out another name, or restart=True to begin anew$"):
+        ipivrs.sweep(grid, out=out)
+    journal_of(out).unlink()
+    out.write_text("point\nstrange\n")
+    with pytest.raises(ipivrs.SweepError, match=r"of this grid (.|\n)*give out another name, or restart=True to begin"):
+        ipivrs.sweep(grid, out=out)
+    out.write_text("my,own\n1,2\n")
+    with pytest.raises(ipivrs.SweepError, match=r": give out another name, or restart=True to replace it$"):
+        ipivrs.sweep(grid, out=out)
+    journal = Journal(journal_of(out))
+    with pytest.raises(ipivrs.SweepError, match=r"wait for it, or give out another name$"):
+        ipivrs.sweep(grid, out=out)
+    journal.close()
 
 
 def test_every_mistake_is_found_before_anything_runs(tmp_path: Path, shell: Shell) -> None:

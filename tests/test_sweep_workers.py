@@ -131,7 +131,7 @@ def test_a_row_that_goes_with_its_worker_is_waited_for() -> None:
 def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("ipivrs.dask_workers._PATIENCE", 0.2)
-    with pytest.raises(ipivrs.SweepError, match=r"--dask tcp://127\.0\.0\.1:9: no scheduler answers there"):
+    with pytest.raises(ipivrs.SweepError, match=r"^dask tcp://127\.0\.0\.1:9: no scheduler answers there"):
         ipivrs.sweep(write_grid(tmp_path, TEN), out=tmp_path / "r.csv", dask="tcp://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ipivrs.SweepError, match=r"pip install 'ipivrs\[distributed\]'"):
@@ -144,5 +144,6 @@ def test_what_is_no_address_of_a_scheduler(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(distributed, "Client", None)  # it is not asked
     with pytest.raises(ipivrs.SweepError) as caught:
         ipivrs.sweep(write_grid(tmp_path, TEN), out=tmp_path / "r.csv", dask=address)
-    wanted = f"--dask must be a scheduler's address such as tcp://10.0.0.1:8786, not {address!r}: "
+    wanted = f"dask must be a scheduler's address such as tcp://10.0.0.1:8786, not {address!r}: "
     assert str(caught.value).startswith(wanted)
+    assert caught.value.in_shell == f"--{caught.value}"

@@ -17,6 +17,10 @@ def _version() -> str:
     return __version__
 
 
+def _refused(what: str) -> SweepError:
+    return SweepError.naming(lambda named: f"{named('dask')} {what}")
+
+
 class DaskWorkers:
     """The threads of a dask cluster's workers; dask itself begins a point again when its worker dies.
 
@@ -29,7 +33,7 @@ class DaskWorkers:
         try:
             import distributed  # noqa: PLC0415 (an extra)
         except ImportError as error:
-            raise SweepError("--dask needs dask's scheduler: pip install 'ipivrs[distributed]'") from error
+            raise _refused("needs dask's scheduler: pip install 'ipivrs[distributed]'") from error
         self._dask: Any = distributed
         self._address = address
         self._points: dict[Any, Description] = {}
@@ -37,7 +41,7 @@ class DaskWorkers:
         try:
             self._client: Any = self._dask.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, asyncio.TimeoutError) as error:
-            raise SweepError(f"--dask {address}: no scheduler answers there: {error}") from error
+            raise _refused(f"{address}: no scheduler answers there: {error}") from error
         try:
             self._look_at_workers()
         except BaseException:
@@ -52,21 +56,21 @@ class DaskWorkers:
             self._dask.comm.addressing.get_address_host_port(self._address)
         except ValueError as error:
             message = f"must be a scheduler's address such as tcp://10.0.0.1:8786, not {self._address!r}: {error}"
-            raise SweepError(f"--dask {message}") from error
+            raise _refused(f"{message}") from error
 
     def _look_at_workers(self) -> None:
         try:
             self._client.wait_for_workers(1, timeout=_PATIENCE)
         except (OSError, asyncio.TimeoutError) as error:
-            raise SweepError(f"--dask {self._address}: it has no workers: start some with dask worker") from error
+            raise _refused(f"{self._address}: it has no workers: start some with dask worker") from error
         try:
             versions = self._client.run(_version, on_error="return")
         except (OSError, ValueError) as error:
-            raise SweepError(f"--dask {self._address}: its workers do not answer: {error}") from error
+            raise _refused(f"{self._address}: its workers do not answer: {error}") from error
         for worker, version in versions.items():
             if version != __version__:
                 has = f"ipivrs {version}" if isinstance(version, str) else f"no ipivrs that can be used ({version})"
-                raise SweepError(f"--dask {self._address}: worker {worker} has {has}: install {__version__} there")
+                raise _refused(f"{self._address}: worker {worker} has {has}: install {__version__} there")
 
     @property
     def room(self) -> int:
@@ -92,13 +96,13 @@ class DaskWorkers:
         except (TimeoutError, asyncio.TimeoutError):
             return []
         except (OSError, asyncio.CancelledError, self._dask.client.FuturesCancelledError) as error:
-            raise SweepError(self._gone()) from error
+            raise self._gone() from error
         return [outcome for future in done if (outcome := self._outcome(future)) is not None]
 
     def _outcome(self, future: Any) -> Outcome | None:  # noqa: ANN401 (dask has no types)
         """The row, or why there is none; nothing yet if the worker died with the row and dask makes it again."""
         if future.status == "cancelled":
-            raise SweepError(self._gone())
+            raise self._gone()
         if future.status not in {"finished", "error"}:
             return None
         try:
@@ -109,8 +113,8 @@ class DaskWorkers:
             return Outcome(self._points.pop(future), why=f"{type(error).__name__}: {error}")
         return Outcome(self._points.pop(future), row)
 
-    def _gone(self) -> str:
-        return f"--dask {self._address}: the scheduler has gone; the same command goes on from here"
+    def _gone(self) -> SweepError:
+        return _refused(f"{self._address}: the scheduler has gone; the same again goes on from here")
 
     def close(self) -> None:
         """Forget what is running; it ends on its workers without anyone waiting for it."""

@@ -9,7 +9,7 @@ from typing import Any
 from ipivrs import __version__
 from ipivrs.grid import SweepError
 from ipivrs.rows import POINT, Row
-from ipivrs.tables import sync_folder
+from ipivrs.tables import in_the_way, sync_folder
 
 _KIND = "ipivrs-sweep"
 
@@ -53,8 +53,10 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise SweepError(
-                f"{self.path}: another sweep is writing it: wait for it, or give --out another name"
+            raise SweepError.naming(
+                lambda named: (
+                    f"{self.path}: another sweep is writing it: wait for it, or give {named('out')} another name"
+                )
             ) from error
 
     def _read(self) -> None:
@@ -70,7 +72,8 @@ class Journal:
             if values is None and number > 0 and number == len(lines) - 1:
                 break
             if values is None or not self._take(number, values):
-                raise SweepError(self._not_one(number + 1))
+                what = f"{self.path}:{number + 1}: this is no line of a sweep's journal: "
+                raise in_the_way(what, "begin anew")
             good += len(line)
         os.ftruncate(self._file, good)
         os.lseek(self._file, good, os.SEEK_SET)
@@ -87,10 +90,6 @@ class Journal:
             return False
         self.rows[str(values.get(POINT))] = values["row"]
         return True
-
-    def _not_one(self, line: int) -> str:
-        what = f"{self.path}:{line}: this is no line of a sweep's journal"
-        return f"{what}: give --out another name, or --restart to begin anew"
 
     def _header(self) -> bytes:
         return json.dumps({"journal": _KIND, "version": __version__, "restarted": self.restarted}).encode() + b"\n"

@@ -21,8 +21,8 @@ class BadInputError(Exception):
 
 
 def option(name: str) -> str:
-    """The command-line option of an argument."""
-    return f"--{name.replace('_', '-')}"
+    """The command-line option of an argument, or of one that is set, such as restart=True."""
+    return f"--{name.removesuffix('=True').replace('_', '-')}"
 
 
 class ArgumentError(ValueError):

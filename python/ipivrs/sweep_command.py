@@ -59,8 +59,6 @@ def sweep(
     """
     if grid is None:
         raise BadInputError(f"give a grid: a TOML file, or one of the shipped: {', '.join(shipped_grids())}")
-    if workers is not None and dask is not None:
-        raise BadInputError("--workers is about processes of this machine: give either --workers or --dask, not both")
     count = None if workers is None else number("--workers", workers, 1, MOST_WORKERS)
     named = None if engine is None else cast("Engine", choice("--engine", engine, get_args(Engine)))
     with refusals_are_bad_input(), meter("points") as progress:

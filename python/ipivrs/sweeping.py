@@ -17,7 +17,7 @@ from ipivrs.names import Engine
 from ipivrs.options import whole_number
 from ipivrs.rows import POINT, Row, columns_of, failed, filled
 from ipivrs.stopping import Stop
-from ipivrs.tables import check_name, read_table, write_table
+from ipivrs.tables import check_name, in_the_way, read_table, write_table
 from ipivrs.wording import noun
 from ipivrs.workers import LocalWorkers, Outcome, Workers
 
@@ -133,7 +133,7 @@ def sweep(
         grid: A TOML file, the name of a shipped grid, or an `ipivrs.Grid`.
         out: The results file, `.csv` or `.parquet`; by default the grid's name with `.csv`, in the current directory.
         workers: How many processes run points, 1 to 4096; by default one for each CPU.
-        dask: Address of a dask scheduler whose workers run the points instead.
+        dask: Address of a dask scheduler whose workers run the points instead; without `workers`.
         engine: What runs each scenario; by default what the grid says.
         profile: The engine's profile of costs; by default what the grid says.
         restart: Begin anew although there are results from before.
@@ -151,6 +151,13 @@ def sweep(
     check_name(path)
     if workers is not None:
         whole_number("workers", workers, 1, MOST_WORKERS, SweepError)
+    if workers is not None and dask is not None:
+        raise SweepError.naming(
+            lambda named: (
+                f"{named('workers')} is about processes of this machine: "
+                f"give either {named('workers')} or {named('dask')}, not both"
+            )
+        )
     journal = Journal(journal_path(path), restart=restart)
     try:
         return _Sweep(plan, path, journal).run(workers, dask, progress or _silently)
@@ -190,10 +197,10 @@ class _Sweep:
 
     def _refuse_strange(self, path: Path, rows: dict[str, Row]) -> None:
         if strange := len(rows.keys() - self._points.keys()):
-            raise SweepError(
+            raise in_the_way(
                 f"{path}: {strange} of its {len(rows)} points are not of this grid as it is now "
-                "(values, scenario, policy, engine and the version of ipivrs count):\n"
-                "give --out another name, or --restart to begin anew"
+                "(values, scenario, policy, engine and the version of ipivrs count):\n",
+                "begin anew",
             )
 
     def run(self, workers: int | None, dask: str | None, progress: Progress) -> SweepResult:

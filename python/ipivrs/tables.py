@@ -13,7 +13,6 @@ from ipivrs.grid import SweepError
 from ipivrs.rows import POINT, Row
 
 _SUFFIXES = (".csv", ".parquet")
-_INSTEAD = "give --out another name, or --restart to replace it"
 _WORDS = ("engine", "profile", "policy", "version", "violations.first", "error", POINT)
 
 
@@ -32,6 +31,13 @@ def check_name(path: Path) -> None:
         raise SweepError.naming(lambda named: f"{named('out')} {path}: it is a folder")
     if path.suffix == ".parquet":
         _pyarrow()
+
+
+def in_the_way(what: str, anew: str) -> SweepError:
+    """What to do about files from before that a sweep cannot go on from."""
+    return SweepError.naming(
+        lambda named: f"{what}give {named('out')} another name, or {named('restart=True')} to {anew}"
+    )
 
 
 def _pyarrow() -> Any:  # noqa: ANN401 (a module that may not be there)
@@ -113,9 +119,9 @@ def read_table(path: Path) -> list[Row]:
     try:
         rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except (OSError, ValueError, csv.Error) as error:
-        raise SweepError(f"{path} cannot be read: {error}\n{_INSTEAD}") from error
+        raise in_the_way(f"{path} cannot be read: {error}\n", "replace it") from error
     if any(not row.get(POINT) for row in rows):
-        raise SweepError(f"{path} is there and is no result of a sweep: {_INSTEAD}")
+        raise in_the_way(f"{path} is there and is no result of a sweep: ", "replace it")
     return rows
 
 
