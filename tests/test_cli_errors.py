@@ -36,6 +36,8 @@ COMMAND_LINES = [
     ("run my.policy", ["my.policy: this is a policy", "--policy my.policy", "ipivrs check my.policy"]),
     ("check scenarios/hackbench.toml", ["hackbench.toml: this is a scenario", "ipivrs run scenarios/hackbench.toml"]),
     ("rnu file", ["no command rnu", "did you mean run?"]),
+    ("check --no-inhibt", ["no option --no-inhibt", "did you mean --no-inhibit?"]),
+    ("run --halp", ["no option --halp", "did you mean --help?"]),
     ("--verzion", ["no option --verzion", "did you mean --version?"]),
     ("schema chek", ["no schema 'chek'", "run-recording", "did you mean check?"]),
     ("info extra", ["unexpected", "extra"]),
@@ -48,6 +50,12 @@ def assert_is_a_short_error(code: int, stdout: str, stderr: str) -> None:
     assert stderr.startswith("error: ")
     assert 1 <= len(stderr.splitlines()) <= 2
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("option", ["--bogus", "--foo", "--quiet", "--format", "--threads", "--parallel", "-z"])
+@pytest.mark.parametrize("command", ["run", "sweep", "explain", "info"])
+def test_no_option_is_named_that_is_not_meant(shell: Shell, command: str, option: str) -> None:
+    assert shell(command, option).stderr == f"error: no option {option} (see ipivrs {command} --help)\n"
 
 
 @pytest.mark.parametrize(("words", "expected"), COMMAND_LINES, ids=[words for words, _ in COMMAND_LINES])

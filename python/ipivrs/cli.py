@@ -26,7 +26,16 @@ from ipivrs.doubts import doubts
 from ipivrs.explanation import explanation
 from ipivrs.icr import explain as explain_icr
 from ipivrs.machine import Machine, describe, machine
-from ipivrs.options import BadInputError, choice, decimal, did_you_mean, number, numbers, refusals_are_bad_input
+from ipivrs.options import (
+    BadInputError,
+    choice,
+    decimal,
+    did_you_mean,
+    nearest,
+    number,
+    numbers,
+    refusals_are_bad_input,
+)
 from ipivrs.outputs import wanted
 from ipivrs.policies import ELSEWHERE
 from ipivrs.policies import find as find_policy
@@ -45,6 +54,9 @@ from ipivrs.wording import noun
 _VIOLATION = 1
 _BAD_INPUT = 2
 _BROKEN_PIPE = 141
+
+# A command has so many options that one is always a little like any word.
+_LIKE = 0.6
 
 _U8_MAX = 2**8 - 1
 _U16_MAX = 2**16 - 1
@@ -118,13 +130,21 @@ def _usage_message(error: Exception) -> str:
     """What typer found wrong with the command line, in one line that leads on."""
     context: typer.Context | None = getattr(error, "ctx", None)
     if hasattr(error, "possibilities"):  # NoSuchOption
-        known = [name for param in context.command.params for name in param.opts] if context else []
         option: str = getattr(error, "option_name", "")
-        message = f"no option {option}{did_you_mean(option, known)}"
+        message = f"no option {option}{_nearest_option(option, context)}"
     else:
         text = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
         message = text[:1].lower() + text[1:]
     return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def _nearest_option(option: str, context: "typer.Context | None") -> str:
+    """The question whether another option is meant; the dashes make none like another."""
+    params = context.command.get_params(context) if context else []
+    names = [name for param in params for name in (*param.opts, *param.secondary_opts)]
+    bare = {name.removeprefix("--"): name for name in names if name.startswith("--")}
+    match = nearest(option.lstrip("-"), list(bare), _LIKE)
+    return f"; did you mean {bare[match]}?" if match else ""
 
 
 def _output_lost(error: OSError) -> int:

@@ -84,9 +84,9 @@ def refusals_are_bad_input() -> Iterator[None]:
         raise BadInputError(str(error)) from error
 
 
-def nearest(word: str, known: list[str]) -> str | None:
+def nearest(word: str, known: list[str], cutoff: float = 0.5) -> str | None:
     """The known word most like this one, if any is like it at all."""
-    matches = get_close_matches(word.lower(), known, n=1, cutoff=0.5)
+    matches = get_close_matches(word.lower(), known, n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
