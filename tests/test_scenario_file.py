@@ -53,6 +53,17 @@ def test_a_program_that_spins_for_good_is_not_said_to_sleep(shell: Shell, tmp_pa
     assert closing in result.stdout
 
 
+def test_a_stall_is_of_all_vcpus_and_names_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "waits.toml"
+    file.write_text(
+        '[[vm]]\nvcpus = 2\n[[vm.group]]\nvcpus = 1\nprogram = [{ wait = "go" }, { signal = "go" }]\n', encoding="utf-8"
+    )
+    (stall,) = ipivrs.run(file, engine="virtual-time").violations
+    assert (stall["kind"], stall["vcpu"]) == ("stall", 0)
+    assert "\n  vCPU 0: sleeps, at its program's end" in stall["message"]
+    assert "\n  vCPU 1: runs, where its program waits for" in stall["message"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -497,8 +508,12 @@ def test_it_is_said_whose_a_policy_is_that_ipis_go_past(tmp_path: Path, shell: S
         assert json.loads(result.stdout)["policy"] == policy
         assert result.stderr.startswith(f"note: policy {policy} belongs to {whose}: IPIs that Intel's")
         assert f"`ipivrs check {policy}`" in result.stderr
+        assert "With host.enable_ipiv = false all go through it; " in result.stderr
     assert shell(*run, "kvm-sn-in-host").stderr == ""
-    assert "policy avic belongs to" in shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--policy", "avic").stderr
+    said = shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--policy", "avic").stderr
+    assert said.startswith("note: policy avic belongs to AMD's AVIC: ")
+    assert "runs without IPI virtualization, and there all go through it; without --policy" in said
+    assert "host." not in said, "a recording has no such field"
     file.write_text(f'[host]\npolicy = "avic"\n{FINITE}')
     assert "policy avic belongs to" in shell(*run[:-1]).stderr
     file.write_text(f"[host]\nenable_ipiv = false\n{FINITE}")

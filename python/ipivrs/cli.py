@@ -370,18 +370,29 @@ def _refuse_what_virtual_time_decides(options: dict[str, Any]) -> None:
         raise BadInputError(f"{message} and without it")
 
 
+_OF_A_SCENARIO = "With host.enable_ipiv = false all go through it"
+_OF_A_RECORDING = (
+    "A recording also runs without IPI virtualization, and there all go through it; without --policy both are under kvm"
+)
+
+
 def _remark_whose_policies(loaded: list[Scenario | str], given: str | None) -> None:
     """What a run does to a policy of something else says little about it.
 
     It is said before the run: a vCPU may wait for ever for an IPI that was lost so.
     """
-    policies = [given if isinstance(what, str) else what.host.enable_ipiv and what.host.policy for what in loaded]
-    for policy in dict.fromkeys(policies):
+    policies = [
+        (given, _OF_A_RECORDING)
+        if isinstance(what, str)
+        else (what.host.enable_ipiv and what.host.policy, _OF_A_SCENARIO)
+        for what in loaded
+    ]
+    for policy, all_through_it in dict.fromkeys(policies):
         if policy and policy in ELSEWHERE:
             remark(
                 f"policy {policy} belongs to {ELSEWHERE[policy]}: IPIs that Intel's IPI virtualization posts go past "
-                "it, and an interrupt that is lost so is not its fault. With host.enable_ipiv = false all go through "
-                f"it; `ipivrs check {policy}` has it where it belongs"
+                f"it, and an interrupt that is lost so is not its fault. {all_through_it}; `ipivrs check {policy}` has "
+                "it where it belongs"
             )
 
 
