@@ -10,6 +10,7 @@ from rich.console import Console
 import ipivrs
 from ipivrs import bars, speed
 from ipivrs.laboratory import subject
+from ipivrs.names import Engine
 
 
 @pytest.fixture
@@ -88,6 +89,24 @@ def test_the_core_tells_how_far_it_is(tmp_path: Path) -> None:
     ipivrs.run(file, progress=progress)
     assert {what for what, _, _ in told} >= {"cycles", "milliseconds", "bytes"}
     assert all(done <= total for what, done, total in told if what == "bytes")
+
+
+@pytest.mark.parametrize("engine", ["threads", "virtual-time"])
+def test_what_progress_raises_ends_a_run(engine: Engine) -> None:
+    def progress(*_: object) -> None:
+        raise LookupError("no more")
+
+    scenario = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=2, workload={"name": "ping", "rounds": 1_000_000})])
+    with pytest.raises(LookupError, match="no more"):
+        scenario.run(engine=engine, progress=progress)
+
+
+def test_ctrl_c_in_progress_leaves_what_is_done() -> None:
+    def progress(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    scenario = ipivrs.Scenario(vm=[ipivrs.VM(vcpus=2, workload={"name": "ping", "rounds": 1_000_000})])
+    assert scenario.run(engine="virtual-time", progress=progress).partial
 
 
 def test_what_progress_raises_ends_a_check() -> None:

@@ -53,13 +53,13 @@ def test_a_program_that_spins_for_good_is_not_said_to_sleep(shell: Shell, tmp_pa
     assert closing in result.stdout
 
 
-def test_a_stall_is_of_all_vcpus_and_names_the_first(tmp_path: Path) -> None:
+def test_a_stall_is_of_all_vcpus_and_names_the_first_that_waits(tmp_path: Path) -> None:
     file = tmp_path / "waits.toml"
     file.write_text(
         '[[vm]]\nvcpus = 2\n[[vm.group]]\nvcpus = 1\nprogram = [{ wait = "go" }, { signal = "go" }]\n', encoding="utf-8"
     )
     (stall,) = ipivrs.run(file, engine="virtual-time").violations
-    assert (stall["kind"], stall["vcpu"]) == ("stall", 0)
+    assert (stall["kind"], stall["vcpu"]) == ("stall", 1)
     assert "\n  vCPU 0: sleeps, at its program's end" in stall["message"]
     assert "\n  vCPU 1: runs, where its program waits for" in stall["message"]
 

@@ -13,6 +13,7 @@ __all__ = [
     "OUTCOMES",
     "Descriptor",
     "Explanation",
+    "MachineError",
     "Outcome",
     "RecordingError",
     "RunResult",
@@ -44,6 +45,10 @@ OUTCOMES: list[str]
 __version__: str
 
 class RecordingError(ValueError): ...
+
+class MachineError(ValueError):
+    where: tuple[str | int, ...]
+    what: str
 
 def build_info() -> dict[str, str]: ...
 def compose_icr(

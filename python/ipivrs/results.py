@@ -101,8 +101,8 @@ class _Violation(TypedDict):
 class Violation(_Violation, total=False):
     """Something that must never happen, such as a write outside every live allocation.
 
-    `vcpu` is counted over all VMs. A "stall" in which nothing goes on is of all vCPUs: `vcpu` is the first, and the
-    message has the state of each.
+    `vcpu` is counted over all VMs. A "stall" in which nothing goes on is of all vCPUs: `vcpu` is the first whose
+    program is not at its end, and the message has the state of each.
     The first are kept word for word. Where there were more, a last one of kind "more" has their number in `count`.
     """
 

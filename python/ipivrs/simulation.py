@@ -1,5 +1,7 @@
 """What came of a scenario, and the way there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict, cast
@@ -11,9 +13,9 @@ from ipivrs import _core, notebook, profiles
 from ipivrs.frames import Column, Named, Tabular
 from ipivrs.policies import find
 from ipivrs.progress import Progress
-from ipivrs.refusals import refusals_have_fields
 from ipivrs.reports import Drawable
 from ipivrs.results import Exit, Latency, Notifications, Violation
+from ipivrs.scenario_text import FieldError
 from ipivrs.wording import how_many, noun
 
 
@@ -255,12 +257,25 @@ class ScenarioResult(Tabular, Drawable):
         )
 
 
+@contextmanager
+def _refusals_have_fields() -> Iterator[None]:
+    """What the core refuses is about a field of the scenario.
+
+    Raises:
+        FieldError: Which, and what is wrong with it.
+    """
+    try:
+        yield
+    except _core.MachineError as refused:
+        raise FieldError(refused.where, refused.what) from refused
+
+
 def simulate(
     description: str, title: str, policy: str, seconds: float | None, *, progress: Progress | None = None
 ) -> ScenarioResult:
     """Run a scenario that the core can read on threads, under a policy by name or by path."""
     text = find(policy).text
-    with refusals_have_fields():
+    with _refusals_have_fields():
         core = _core.run_scenario(description, text, seconds=seconds, progress=progress)
     return ScenarioResult(core, title)
 
@@ -280,7 +295,7 @@ def simulate_in_virtual_time(
     """Run a scenario that the core can read in virtual time, with a profile by name, by path, or made in Python."""
     name, costs = (profile, profiles.find(profile)) if isinstance(profile, str) else (profile.title, profile)
     text = find(policy).text
-    with refusals_have_fields():
+    with _refusals_have_fields():
         core = _core.run_scenario_in_virtual_time(
             description, text, costs.costs(), profile=name, seconds=seconds, log=log, progress=progress
         )

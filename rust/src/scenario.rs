@@ -4,7 +4,10 @@
 //! The description is JSON whose form Python checks (`ipivrs.Scenario`); here it is read once more and made real.
 
 use crate::arch::ApicMode;
-use crate::arch::capability::{AllowedSettings, AllowedTertiary};
+use crate::arch::capability::{
+    AllowedSettings, AllowedTertiary, IA32_VMX_PINBASED_CTLS, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2,
+    IA32_VMX_PROCBASED_CTLS3,
+};
 use crate::engine::machine::{Chaos, Device, Guest, MachineConfig, MachineError};
 use crate::guest::{GuestCode, Mode, Program, ProgramError, Statement, Workload, WorkloadPrograms};
 use crate::hypervisor::policy::{Policy, PolicyError};
@@ -168,10 +171,49 @@ pub enum ScenarioError {
     Machine(#[from] MachineError),
     /// It would never end.
     #[error(
-        "no program and no device of this scenario ends by itself: say for how many seconds it shall run, `seconds = 1` at \
-         the top of the file or --seconds 1"
+        "no program and no device of this scenario ends by itself: say for how many seconds it shall run, by `seconds = 1` \
+         at the top of the file, --seconds 1 in the shell, or seconds=1 in Python"
     )]
     Endless,
+}
+
+/// A step on the way to a field of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldStep {
+    /// A name in a table.
+    Name(&'static str),
+    /// A place in a list.
+    Place(u32),
+}
+
+impl ScenarioError {
+    /// The field that it is about, and what is wrong with that; none if it is about no field of its own.
+    #[must_use]
+    pub fn field(&self) -> Option<(Vec<FieldStep>, String)> {
+        use FieldStep::{Name, Place};
+        let of_vm = |vm| vec![Name("vm"), Place(vm)];
+        Some(match self {
+            Self::Endless => (vec![Name("seconds")], self.to_string()),
+            Self::Machine(MachineError::Vm { vm, error }) => {
+                let msr = error.capability_msr().and_then(capability_field);
+                (msr.map_or_else(|| of_vm(*vm), |msr| vec![Name("processor"), Name(msr)]), error.to_string())
+            }
+            Self::Machine(MachineError::Program { vm, error }) => (of_vm(*vm), error.to_string()),
+            Self::Machine(MachineError::Callers { vm, error }) => (of_vm(*vm), error.to_string()),
+            _ => return None,
+        })
+    }
+}
+
+/// The field of [`Processor`] that is this MSR.
+const fn capability_field(msr: u32) -> Option<&'static str> {
+    match msr {
+        IA32_VMX_PINBASED_CTLS => Some("pinbased_ctls"),
+        IA32_VMX_PROCBASED_CTLS => Some("procbased_ctls"),
+        IA32_VMX_PROCBASED_CTLS2 => Some("procbased_ctls2"),
+        IA32_VMX_PROCBASED_CTLS3 => Some("procbased_ctls3"),
+        _ => None,
+    }
 }
 
 impl Scenario {

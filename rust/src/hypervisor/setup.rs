@@ -2,6 +2,7 @@
 //!
 //! KVM: `setup_vmcs_config`, `adjust_vmx_controls`, `vmx_hardware_setup`.
 
+use crate::arch::capability::{IA32_VMX_PINBASED_CTLS, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2};
 use crate::arch::{PinBased, Primary, Secondary, Tertiary};
 use crate::processor::Capabilities;
 use thiserror::Error;
@@ -32,8 +33,13 @@ impl Default for ModuleParameters {
 
 /// The processor lacks what KVM cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the processor does not allow {0}, and KVM needs it")]
-pub struct Missing(pub &'static str);
+#[error("the processor does not allow {controls}, and KVM needs it")]
+pub struct Missing {
+    /// The controls, one of which at least is missing.
+    pub controls: &'static str,
+    /// The capability MSR that has them.
+    pub msr: u32,
+}
 
 /// kvm_intel after its set-up: the controls that the processor allows, and the parameters that are left.
 ///
@@ -77,16 +83,18 @@ impl KvmIntel {
         let want = Tertiary::new().with_ipi_virtualization(true);
         let tertiary = Tertiary::from_bits(processor.tertiary.adjust(want.into_bits()));
         if !pin.external_interrupt_exiting() {
-            return Err(Missing("external-interrupt exiting"));
+            return Err(Missing { controls: "external-interrupt exiting", msr: IA32_VMX_PINBASED_CTLS });
         }
         if !primary.hlt_exiting() || !primary.interrupt_window_exiting() {
-            return Err(Missing("HLT exiting and interrupt-window exiting"));
+            let controls = "HLT exiting and interrupt-window exiting";
+            return Err(Missing { controls, msr: IA32_VMX_PROCBASED_CTLS });
         }
         if !primary.use_tpr_shadow() || !primary.use_msr_bitmaps() || !primary.activate_secondary() {
-            return Err(Missing("use TPR shadow, use MSR bitmaps and activate secondary controls"));
+            let controls = "use TPR shadow, use MSR bitmaps and activate secondary controls";
+            return Err(Missing { controls, msr: IA32_VMX_PROCBASED_CTLS });
         }
         if !secondary.virtualize_apic_accesses() {
-            return Err(Missing("virtualize APIC accesses"));
+            return Err(Missing { controls: "virtualize APIC accesses", msr: IA32_VMX_PROCBASED_CTLS2 });
         }
         let enable_apicv = parameters.enable_apicv
             && secondary.apic_register_virtualization()
@@ -151,7 +159,7 @@ mod tests {
             let mut processor = whole;
             processor.primary.set_may_be_one(whole.primary.may_be_one() & !bits.into_bits());
             let missing = KvmIntel::setup(&processor, ModuleParameters::default()).unwrap_err();
-            assert!(missing.0.starts_with(why), "{missing:?}");
+            assert!(missing.controls.starts_with(why), "{missing:?}");
         }
     }
 

@@ -116,6 +116,18 @@ pub enum VmError {
     },
 }
 
+impl VmError {
+    /// The capability MSR that does not allow what is needed, if that is why.
+    #[must_use]
+    pub const fn capability_msr(&self) -> Option<u32> {
+        match self {
+            Self::Setup(missing) => Some(missing.msr),
+            Self::Entry { failure, .. } => failure.capability_msr(),
+            _ => None,
+        }
+    }
+}
+
 /// What the vCPUs of a VM share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vm {

@@ -6,6 +6,9 @@
 use super::non_root::{Controls, OutsideMemory, Pages, VirtualProcessor};
 use super::vmcs::{Capabilities, Vmcs, fits};
 use super::{NonRoot, VirtualApic};
+use crate::arch::capability::{
+    IA32_VMX_PINBASED_CTLS, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, IA32_VMX_PROCBASED_CTLS3,
+};
 use crate::arch::posted_interrupt::{DESCRIPTOR_BYTES, ENTRY_BYTES};
 use crate::arch::vmcs_field::tpr_threshold;
 use crate::arch::{ApicRegister, vector};
@@ -65,6 +68,20 @@ pub enum EntryFailure {
     TableEnd(u64),
     #[error("the {what} at {address:X}H is outside of the emulated memory")]
     OutsideMemory { what: &'static str, address: u64 },
+}
+
+impl EntryFailure {
+    /// The capability MSR that does not allow the controls, if that is why.
+    #[must_use]
+    pub const fn capability_msr(self) -> Option<u32> {
+        match self {
+            Self::PinBased(_) => Some(IA32_VMX_PINBASED_CTLS),
+            Self::Primary(_) => Some(IA32_VMX_PROCBASED_CTLS),
+            Self::Secondary(_) => Some(IA32_VMX_PROCBASED_CTLS2),
+            Self::Tertiary(_) => Some(IA32_VMX_PROCBASED_CTLS3),
+            _ => None,
+        }
+    }
 }
 
 const PAGE_BYTES: u64 = 4096;

@@ -1,5 +1,6 @@
 //! Who waits for a long call: Ctrl-C ends it, and a callable is told how far it is.
 
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,18 @@ impl Caller {
             }
         }
         self.raised.is_none()
+    }
+
+    /// Whether Ctrl-C or another signal ended the call, for a result that is worth something without its rest.
+    ///
+    /// # Errors
+    /// An error that the callable raised, or a signal's handler.
+    pub(super) fn interrupted(&mut self, py: Python<'_>) -> PyResult<bool> {
+        match self.raised() {
+            // Who ends a program raises what is not an error: KeyboardInterrupt, SystemExit.
+            Some(raised) if raised.is_instance_of::<PyException>(py) => Err(raised),
+            raised => Ok(raised.is_some()),
+        }
     }
 
     /// What a signal handler or the callable raised.

@@ -26,11 +26,16 @@ pyo3::create_exception!(
     "A file that cannot be read as a recording. The message says what is wrong and what to do, in one or two lines."
 );
 
+pyo3::create_exception!(
+    ipivrs._core,
+    MachineError,
+    pyo3::exceptions::PyValueError,
+    "A scenario that no machine can be made of. `what` is wrong with the field at `where`, a tuple of names and places."
+);
+
 /// The Rust core of ipivrs.
 #[pymodule(gil_used = false)]
 mod _core {
-    #[pymodule_export]
-    use super::RecordingError;
     #[pymodule_export]
     use super::check::{check, replay};
     #[pymodule_export]
@@ -53,6 +58,8 @@ mod _core {
     use super::vcpu::{Descriptor, Vcpu};
     #[pymodule_export]
     use super::vm::Vm;
+    #[pymodule_export]
+    use super::{MachineError, RecordingError};
 
     use pyo3::prelude::*;
     use pyo3::types::PyDict;

@@ -1,5 +1,6 @@
 //! `run_scenario`: a machine of VMs and pCPUs, on threads or in virtual time.
 
+use super::MachineError;
 use super::caller::Caller;
 use super::dicts::{self, dict};
 use super::run::approximate;
@@ -9,11 +10,12 @@ use crate::engine::virtual_time::{self, Class, Costs, Latencies, Log, Options, V
 use crate::hypervisor::Inhibit;
 use crate::hypervisor::policy::Policy;
 use crate::record::Fate;
-use crate::scenario::{Scenario, ScenarioError};
+use crate::scenario::{FieldStep, Scenario, ScenarioError};
 use numpy::PyArray1;
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyTuple};
 use std::time::{Duration, Instant};
 
 /// Runs a scenario on the threads engine.
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 ///     progress: Called some times a second with "milliseconds", how many went by, and of how many (0: nobody knows).
 ///
 /// Raises:
+///     MachineError: No machine can be made of it, or it would never end.
 ///     ValueError: The scenario or the policy cannot be used.
 #[pyfunction]
 #[pyo3(signature = (description, policy, *, seconds=None, progress=None))]
@@ -35,7 +38,7 @@ pub(super) fn run_scenario(
     seconds: Option<f64>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<ScenarioResult> {
-    let bad = |error: ScenarioError| PyValueError::new_err(error.to_string());
+    let bad = |error: ScenarioError| refused(py, &error);
     let time = seconds.map(Duration::try_from_secs_f64).transpose();
     let time = time.map_err(|_| PyValueError::new_err("seconds must be 0 or more, and finite"))?;
     let scenario = Scenario::from_json(description).map_err(bad)?;
@@ -54,7 +57,7 @@ pub(super) fn run_scenario(
             scheduler::run(&machine, Watch { time, keep_going: &mut keep_going })
         })
         .map_err(|error| bad(error.into()))?;
-    let interrupted = caller.raised().is_some();
+    let interrupted = caller.interrupted(py)?;
     Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted, clock: None })
 }
 
@@ -70,6 +73,7 @@ pub(super) fn run_scenario(
 ///     progress: Called some times a second with "cycles", how many were simulated, and of how many (0: nobody knows).
 ///
 /// Raises:
+///     MachineError: No machine can be made of it, or it would never end.
 ///     ValueError: The scenario, the policy or the costs cannot be used.
 #[pyfunction]
 #[pyo3(signature = (description, policy, costs, *, profile, seconds=None, log=0, progress=None))]
@@ -84,7 +88,7 @@ pub(super) fn run_scenario_in_virtual_time(
     log: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<ScenarioResult> {
-    let bad = |error: ScenarioError| PyValueError::new_err(error.to_string());
+    let bad = |error: ScenarioError| refused(py, &error);
     let costs = Costs::from_json(costs).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let time = seconds.filter(|seconds| *seconds <= 1e7).map(Duration::try_from_secs_f64).transpose();
     let (Ok(time), true) = (time, seconds.is_none_or(|seconds| seconds <= 1e7)) else {
@@ -107,8 +111,25 @@ pub(super) fn run_scenario_in_virtual_time(
         })
         .map_err(|error| bad(error.into()))?;
     let clock = Clock { cycles, latencies, log, profile: profile.to_owned() };
-    let interrupted = caller.raised().is_some();
+    let interrupted = caller.interrupted(py)?;
     Ok(ScenarioResult { run, policy: name, seed: scenario.seed, interrupted, clock: Some(clock) })
+}
+
+/// Why no machine can be made, with the field that it is about.
+fn refused(py: Python<'_>, error: &ScenarioError) -> PyErr {
+    let message = error.to_string();
+    let Some((steps, what)) = error.field() else { return PyValueError::new_err(message) };
+    let refusal = MachineError::new_err(message);
+    let steps = steps.iter().map(|step| match step {
+        FieldStep::Name(name) => name.into_py_any(py),
+        FieldStep::Place(place) => place.into_py_any(py),
+    });
+    let told = steps.collect::<PyResult<Vec<_>>>().and_then(|steps| {
+        let value = refusal.value(py);
+        value.setattr("where", PyTuple::new(py, steps)?)?;
+        value.setattr("what", what)
+    });
+    told.err().unwrap_or(refusal)
 }
 
 fn milliseconds(time: Duration) -> u64 {

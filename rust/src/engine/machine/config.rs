@@ -95,12 +95,12 @@ pub enum MachineError {
         error: ProgramError,
     },
     /// Too many vCPUs whose programs call each other.
-    #[error("VM {vm}: programs that call other vCPUs can have at most {most} vCPUs")]
-    TooManyCallers {
-        /// Which VM.
+    #[error("VM {vm}: {error}")]
+    Callers {
+        /// Of which VM.
         vm: u32,
         /// How many it could have.
-        most: u32,
+        error: TooManyCallers,
     },
     /// The memory of the model is too small, which is a defect of ipivrs.
     #[error(transparent)]
@@ -117,6 +117,11 @@ pub enum MachineError {
         source: std::io::Error,
     },
 }
+
+/// Programs that call other vCPUs have a word for each pair of them; so many vCPUs they can have at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("programs that call other vCPUs can have at most {0} vCPUs")]
+pub struct TooManyCallers(pub u32);
 
 impl Guest {
     /// vCPUs that it has or may get.

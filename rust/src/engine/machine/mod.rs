@@ -6,6 +6,6 @@ mod runner;
 pub(in crate::engine) mod setup;
 pub(in crate::engine) mod verdict;
 
-pub use config::{Chaos, Device, Guest, MachineConfig, MachineError};
+pub use config::{Chaos, Device, Guest, MachineConfig, MachineError, TooManyCallers};
 pub use result::{MachineRun, TrailEntry, VmResult, What};
 pub(in crate::engine) use runner::{Progress, Runner, Trail};

@@ -1,6 +1,6 @@
 //! What is made of a machine's description before anything runs, whichever engine runs it.
 
-use super::config::{Guest, MachineConfig, MachineError};
+use super::config::{Guest, MachineConfig, MachineError, TooManyCallers};
 use super::runner::Runner;
 use crate::arch::apic_register::{SVR_ENABLED, XApicLdr};
 use crate::arch::{ApicMode, ApicRegister};
@@ -34,7 +34,7 @@ pub(in crate::engine) fn guest_memory<'m, W: Word>(
 ) -> Result<GuestMemory<'m, W>, MachineError> {
     let (signals, calls) = guest_memory_needs(guest);
     if calls && guest.capacity() > MOST_CALLERS {
-        return Err(MachineError::TooManyCallers { vm, most: MOST_CALLERS });
+        return Err(MachineError::Callers { vm, error: TooManyCallers(MOST_CALLERS) });
     }
     Ok(GuestMemory::new(memory, vm, guest.capacity(), signals, calls)?)
 }

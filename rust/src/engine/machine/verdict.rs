@@ -173,7 +173,9 @@ pub(in crate::engine) fn stall<'m>(
     if runners.len() > MOST {
         let _ = write!(message, "\n  and {} more", runners.len() - MOST);
     }
-    record("stall", runners.first().map_or(0, |runner| runner.borrow().task.slot), message)
+    // Of those that are at their ends nothing more is awaited.
+    let mut waiting = runners.iter().map(Borrow::borrow).filter(|runner| !runner.progress.finished);
+    record("stall", waiting.next().map_or(0, |runner| runner.task.slot), message)
 }
 
 /// Where a vCPU is, and what it waits for there.
