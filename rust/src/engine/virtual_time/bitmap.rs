@@ -36,6 +36,20 @@ impl Bitmap {
         }
     }
 
+    /// Adds a number, or takes it out.
+    pub(super) fn put(&mut self, number: u32, is_in: bool) {
+        if is_in {
+            self.set(number);
+        } else {
+            self.clear(number);
+        }
+    }
+
+    /// Whether a number is in.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.bits.get(number as usize / 64).is_some_and(|bits| bits >> (number % 64) & 1 != 0)
+    }
+
     /// The first that is in from a number on, and after the last one from 0 on. (`cpumask_next_wrap`)
     pub(super) fn next_wrap(&self, from: u32) -> Option<u32> {
         let at = from as usize / 64;

@@ -50,7 +50,7 @@ impl Simulation<'_, '_> {
         };
         let fates = self.timetable.map(Timetable::into_fates).unwrap_or_default();
         let latencies = self.stopwatch.into_latencies();
-        VirtualRun { machine, cycles, latencies, log: self.log, spent: self.spent, fates }
+        VirtualRun { machine, cycles, latencies, log: self.log.in_order(), spent: self.spent, fates }
     }
 
     fn vm_results<T>(&self, account: &Account<T>) -> Vec<VmResult> {

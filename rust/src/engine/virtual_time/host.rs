@@ -145,6 +145,6 @@ impl Simulation<'_, '_> {
         if self.config.chaos.migrate {
             return (self.random.next_u64() % self.pcpus.len().max(1) as u64) as u32;
         }
-        Directory::slot(self, slot).map_or(0, |slot| slot.words.pcpu())
+        self.free_near(Directory::slot(self, slot).map_or(0, |slot| slot.words.pcpu()))
     }
 }

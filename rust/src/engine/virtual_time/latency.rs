@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 
 /// Significant decimal digits that a histogram keeps.
 const DIGITS: u8 = 3;
-/// Cycles that a histogram can tell apart from more.
-const MOST: u64 = 1 << 40;
+/// Cycles that a histogram can tell apart from more: longer than any run.
+const MOST: u64 = 1 << 62;
 const CLASS_BITS: u32 = 3;
 
 /// What an interrupt met.

@@ -51,7 +51,14 @@ impl Log {
         self.events.push(event);
     }
 
-    /// The events, in the order in which they were acted on.
+    /// Puts the events in order: by time, those of one time as they were acted on. Acts that are done ahead stood before
+    /// others whose time is earlier.
+    pub(super) fn in_order(mut self) -> Self {
+        self.events.sort_by_key(|event| event.time);
+        self
+    }
+
+    /// The events that were acted on first, in the order of time.
     #[must_use]
     pub fn events(&self) -> &[Logged] {
         &self.events

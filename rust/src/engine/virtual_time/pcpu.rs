@@ -188,18 +188,6 @@ impl<'m> Pcpu<'m> {
         self.attention.set(true);
     }
 
-    /// Whether an interrupt that arrives is looked at at once.
-    #[inline]
-    pub(super) fn listens(&self) -> bool {
-        // Nearly always the first.
-        matches!(self.phase.get(), Phase::Guest) || self.listens_in_root()
-    }
-
-    #[inline(never)]
-    fn listens_in_root(&self) -> bool {
-        matches!(self.phase.get(), Phase::Idle | Phase::Poll)
-    }
-
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase.get(), Phase::Idle)
     }

@@ -81,7 +81,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 Next::Asleep => self.asleep(runner),
             }
             at.phase.set(Phase::Idle);
-            self.idle.set(self.current);
+            self.note_load(self.current);
             if self.now >= self.limit {
                 return self.now;
             }
@@ -110,15 +110,14 @@ impl<'m, 'o> Simulation<'m, 'o> {
         if self.queued == 0 || self.taken() {
             return None;
         }
-        // In a recording each vCPU has a pCPU of its own.
-        let from = if self.timetable.is_some() { self.current } else { self.waiting.next_wrap(self.current)? };
-        let mut queue = self.pcpus.get(from as usize)?.queue.borrow_mut();
-        let runner = queue.pop_front()?;
-        if queue.is_empty() {
-            self.waiting.clear(from);
-        }
+        // One's own, else one of a pCPU that has others to run (`newidle_balance`); of none in a recording.
+        let own = self.timetable.is_some() || !at.queue.borrow().is_empty();
+        let from = if own { self.current } else { self.crowded.next_wrap(self.current)? };
+        let runner = self.pcpus.get(from as usize)?.queue.borrow_mut().pop_front()?;
         self.queued -= 1;
-        self.idle.clear(self.current);
+        at.phase.set(Phase::Root);
+        self.note_load(from);
+        self.note_load(self.current);
         self.spend(self.costs.context_switch);
         self.whereabouts[runner.task.slot as usize] = Whereabouts::OnPcpu(self.current);
         if let Some(slot) = Directory::slot(self, runner.task.slot)
@@ -138,7 +137,6 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
         at.slice_end.set(self.now + slice);
         at.over.set(false);
-        at.phase.set(Phase::Root);
         Some(runner)
     }
 

@@ -74,12 +74,12 @@ pub(super) struct Simulation<'m, 'o> {
     pub(super) whereabouts: Vec<Whereabouts>,
     /// How long each vCPU's pCPU polls before it sleeps, in cycles.
     pub(super) polls: Vec<u32>,
-    /// pCPUs without a vCPU.
-    pub(super) idle: Bitmap,
+    /// pCPUs that idle and have nobody in their queue.
+    free: Bitmap,
     /// vCPUs in queues.
     pub(super) queued: usize,
-    /// pCPUs that have some in their queue.
-    pub(super) waiting: Bitmap,
+    /// pCPUs that have more vCPUs than the one that they run, or are about to.
+    pub(super) crowded: Bitmap,
     /// pCPUs may be taken from a vCPU though none is in a queue.
     pub(super) contended: bool,
     pub(super) calendar: Calendar,
@@ -157,9 +157,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
         for device in 0..config.devices.len() {
             calendar.set((pcpus.len() + device) as u32, 0);
         }
-        let mut idle = Bitmap::new(pcpus.len());
+        let mut free = Bitmap::new(pcpus.len());
         for pcpu in 0..pcpus.len() as u32 {
-            idle.set(pcpu);
+            free.set(pcpu);
         }
         Ok(Self {
             memory,
@@ -167,9 +167,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
             costs: costs.clone(),
             vms,
             slots: vec![None; slots],
-            idle,
+            free,
             queued: 0,
-            waiting: Bitmap::new(pcpus.len()),
+            crowded: Bitmap::new(pcpus.len()),
             contended: false,
             pcpus,
             devices: vec![DeviceState::default(); config.devices.len()],
@@ -211,7 +211,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
             && let (Some(place), Some(unused)) = (self.slots.get_mut(slot as usize), self.unused.next())
         {
             *place = Some(known);
-            self.enqueue(pcpu, unused.insert(runner), 0);
+            let runner = unused.insert(runner);
+            self.enqueue(self.free_near(pcpu), runner, 0);
         }
     }
 
@@ -255,8 +256,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 if LARGE {
                     self.read_ahead_of_arrivals();
                 }
-                if !at.listens() {
-                    // It is looked at when the stretch of code that is under way is over.
+                if !matches!(at.phase.get(), Phase::Guest) {
+                    self.arrives_in_root(pcpu, at, arrival);
                     continue;
                 }
                 if arrival == time || at.clock.get() > arrival || self.calendar.arrival_time() == arrival {
@@ -371,31 +372,47 @@ impl<'m, 'o> Simulation<'m, 'o> {
         true
     }
 
+    /// An interrupt arrives at a pCPU that is not in a guest. Where a stretch of code is under way it is looked at when that
+    /// is over.
+    #[inline(never)]
+    fn arrives_in_root(&mut self, pcpu: u32, at: &Pcpu<'_>, arrival: u64) {
+        match at.phase.get() {
+            Phase::Idle => self.pcpu_acts_by(pcpu, at, arrival + u64::from(self.costs.idle_exit)),
+            Phase::Poll => self.pcpu_acts_by(pcpu, at, arrival),
+            _ => {}
+        }
+    }
+
     pub(super) fn request(&mut self, pcpu: u32, vector: u8) {
         self.pcpus[pcpu as usize].request(vector);
     }
 
     /// Puts a vCPU that can run into a queue. `delay`: until an idle pCPU runs it.
     pub(super) fn enqueue(&mut self, pcpu: u32, runner: &'m mut Runner, delay: u32) {
-        let at = pcpu as usize % self.pcpus.len().max(1);
         self.whereabouts[runner.task.slot as usize] = Whereabouts::Queued;
-        let Some(mine) = self.pcpus.get(at) else { return };
-        mine.queue.borrow_mut().push_back(runner);
-        self.waiting.set(at as u32);
+        let Some(at) = self.pcpus.get(pcpu as usize) else { return };
+        at.queue.borrow_mut().push_back(runner);
         self.queued += 1;
-        let (idle, slice_end) = (mine.is_idle(), mine.slice_end.get());
-        let soon = self.now + u64::from(delay);
-        if idle {
-            self.act_by(at as u32, soon);
-            return;
-        }
+        self.note_load(pcpu);
         // Who runs there shares from now on.
-        self.act_by(at as u32, slice_end.max(self.now));
-        if self.timetable.is_none()
-            && let Some(other) = self.idle.next_wrap(at as u32)
-        {
-            self.act_by(other, soon);
-        }
+        let until = if at.is_idle() { self.now + u64::from(delay) } else { at.slice_end.get().max(self.now) };
+        self.act_by(pcpu, until);
+    }
+
+    /// Where a vCPU goes on that was at `pcpu` last: there, unless somebody is there and another is free.
+    /// (`select_idle_sibling`)
+    pub(super) fn free_near(&self, pcpu: u32) -> u32 {
+        // In a recording each vCPU has a pCPU of its own.
+        if self.timetable.is_some() || self.free.has(pcpu) { pcpu } else { self.free.next_wrap(pcpu).unwrap_or(pcpu) }
+    }
+
+    /// How many vCPUs a pCPU has changed.
+    pub(super) fn note_load(&mut self, pcpu: u32) {
+        let at = &self.pcpus[pcpu as usize];
+        let queued = at.queue.borrow().len();
+        let (free, crowded) = (at.is_idle() && queued == 0, queued > usize::from(at.is_idle()));
+        self.free.put(pcpu, free);
+        self.crowded.put(pcpu, crowded);
     }
 
     /// What a vCPU does, for its trail and the log.
