@@ -10,7 +10,7 @@ import ipivrs
 from conftest import Shell
 from ipivrs.profiles import find
 from ipivrs.results import Comparison, RunResult, Saved, run_recording
-from shipped import RECORDINGS, X2APIC_BOOT, XAPIC_BOOT, replay
+from shipped import RECORDINGS, SELF_IPIS, X2APIC_BOOT, XAPIC_BOOT, replay
 
 
 def timed(path: Path, **options: object) -> RunResult:
@@ -75,6 +75,15 @@ def test_nothing_is_saved_where_every_ipi_exits() -> None:
     result = timed(XAPIC_BOOT)
     assert saved(result)["exits"] == 0
     assert comparison(result)["with"]["ipis"]["software_posts"] == 121
+
+
+def test_why_it_can_cost_more(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    for recording, more in ((SELF_IPIS, True), (X2APIC_BOOT, False)):
+        printed = shell("run", recording, "--engine", "virtual-time", "--report", out).stdout
+        assert (saved(timed(recording))["cycles_per_ipi"] < 0) is more
+        for text in (" ".join(printed.split()), out.read_text(encoding="utf-8")):
+            assert ("costs more with IPI virtualization" in text) is more
 
 
 def test_the_same_recording_gives_the_same_result_to_the_byte(shell: Shell) -> None:

@@ -20,7 +20,7 @@ class Facts:
     """Of a result, all but its story.
 
     `origin` says how it was obtained, `fates` have name, count, share and meaning, `comparison` has a recording in
-    virtual time with IPI virtualization, without it, and the difference.
+    virtual time with IPI virtualization, without it, and the difference, and `counted` says what of.
     """
 
     title: str
@@ -38,6 +38,7 @@ class Facts:
     notes: Sequence[str] = ()
     why_no_story: str = ""
     comparison: Sequence[tuple[str, str, str, str]] = ()
+    counted: str = ""
     vcpus: Sequence[tuple[str, str, str, str, str]] = ()
 
     def clause(self, one: Exit) -> tuple[str, str]:
@@ -91,7 +92,13 @@ def _of_recording(result: RunResult) -> Facts:
         kinds=result.kinds[:_MOST_KINDS],
         notes=[*recording["notes"], *skipped],
         vcpus=vcpus,
+        counted=_counted(result),
     )
+
+
+def _counted(result: RunResult) -> str:
+    saved = result.comparison and result.comparison["saved"]
+    return report.what_cycles_count(saved) if saved else ""
 
 
 def _comparison(result: RunResult) -> list[tuple[str, str, str, str]]:

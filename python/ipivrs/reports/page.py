@@ -27,9 +27,7 @@ def page(facts: Facts, story: Story | None) -> str:
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     latency = charts.latencies(facts.latency) if facts.latency else None
     drawn = None if story is None else _drawn(story)
-    return template.render(
-        facts=facts, story=drawn, style=style, script=script, latency=latency, counted=report.WHAT_CYCLES_COUNT
-    )
+    return template.render(facts=facts, story=drawn, style=style, script=script, latency=latency)
 
 
 def _with_hash(text: str) -> dict[str, str | Markup]:
