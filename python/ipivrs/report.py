@@ -19,8 +19,8 @@ _WHAT_CYCLES_COUNT = (
     "cycles to send an IPI are the sender's alone, from its write until its guest goes on."
 )
 _WHY_MORE = (
-    " An IPI that exits all the same costs more with IPI virtualization: the write is no longer intercepted, but exits when "
-    "it is done (APIC write), which KVM handles more slowly (exit_apic_write and exit_msr_icr in the profile)."
+    " An IPI that exits all the same costs more with IPI virtualization: the write is no longer intercepted, but exits "
+    "when it is done (APIC write), which KVM handles more slowly (exit_apic_write and exit_msr_icr in the profile)."
 )
 
 LAST = {"lost-wakeup", "stall"}
