@@ -523,3 +523,65 @@ def test_it_is_said_whose_a_policy_is_that_ipis_go_past(tmp_path: Path, shell: S
 def test_every_shipped_policy_is_kvms_or_it_is_said_whose() -> None:
     others = {name for name in shipped() if not name.startswith("kvm")}
     assert set(ELSEWHERE) == others
+
+
+MINE = shipped()["kvm"].replace("policy kvm", "policy mine")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a policy in it; the current directory is another one, with another policy under the same name."""
+    (tmp_path / "home" / "sub").mkdir(parents=True)
+    (tmp_path / "away" / "sub").mkdir(parents=True)
+    (tmp_path / "home" / "sub" / "my.policy").write_text(MINE)
+    (tmp_path / "away" / "sub" / "my.policy").write_text("this is not read\n")
+    (tmp_path / "away" / "here.policy").write_text(MINE.replace("policy mine", "policy given"))
+    monkeypatch.chdir(tmp_path / "away")
+    return tmp_path / "home"
+
+
+def test_the_path_of_a_policy_begins_where_it_stands(elsewhere: Path, shell: Shell) -> None:
+    file = elsewhere / "a.toml"
+    file.write_text(f'[host]\npolicy = "sub/my.policy"\n{FINITE}')
+    for name in (str(file), "../home/a.toml"):
+        result = shell("run", name, "--engine", "virtual-time", "--json")
+        assert (result.exit_code, result.stderr, json.loads(result.stdout)["policy"]) == (0, "", "mine")
+        assert ipivrs.run(name, engine="threads").policy == "mine"
+        loaded = ipivrs.Scenario.load(name)
+        assert loaded.run(engine="virtual-time").policy == "mine"
+        assert ipivrs.run(loaded).policy == "mine"
+    assert shell("run", file, "--policy", "here.policy").exit_code == 0, "from the current directory"
+    assert ipivrs.run(str(file), engine="threads", policy="here.policy").policy == "given"
+    by_hand = ipivrs.Scenario(host=ipivrs.Host(policy="here.policy"), vm=loaded.vm)
+    assert by_hand.run(engine="virtual-time").policy == "given"
+
+
+def test_a_policy_of_the_current_directory_is_not_meant_by_a_file(elsewhere: Path, shell: Shell) -> None:
+    file = elsewhere / "a.toml"
+    for given in ("here.policy", "kvmm", "kvm-tso"):
+        file.write_text(f'[host]\npolicy = "{given}"\n{FINITE}')
+        start = f"error: {file}:2: host.policy: "
+        tried = f"no policy {given!r}: as a file {elsewhere}/{given}, No such file or directory"
+        wanted = f"{start}policy kvm-tso is for `ipivrs check`" if given == "kvm-tso" else f"{start}{tried}"
+        assert shell("run", file).stderr.startswith(wanted)
+    with pytest.raises(ipivrs.PolicyError, match="policy kvm-tso is for `ipivrs check`"):
+        ipivrs.Scenario.load(file).run()
+    (elsewhere / "sub" / "my.policy").write_text("policy x\n  laod: fence\n")
+    file.write_text(f'[host]\npolicy = "sub/my.policy"\n{FINITE}')
+    assert shell("run", file).stderr.startswith(
+        f'error: {file}:2: host.policy: {elsewhere}/sub/my.policy:2:3: no routine "laod"'
+    )
+    absolute = elsewhere.parent / "away" / "here.policy"
+    file.write_text(f'[host]\npolicy = "{absolute}"\n{FINITE}')
+    assert ipivrs.run(str(file), engine="threads").policy == "given"
+
+
+def test_policies_of_measurements_are_in_their_folder(elsewhere: Path) -> None:
+    file = elsewhere / "m.toml"
+    row = '[[row]]\nname = "r"\nmeasured = 1\nquantity = "speed-up"\n'
+    scenario = 'host = { policy = "sub/my.policy" }, vm = [{ workload = { name = "ping", rounds = 5 } }]'
+    for baseline in ('"host.policy" = "sub/my.policy"', 'host = { policy = "sub/my.policy", pcpus = 1 }'):
+        file.write_text(f'title = "t"\nsource = "s"\n{row}scenario = {{ {scenario} }}\nbaseline = {{ {baseline} }}\n')
+        (found,) = published.find(str(file)).row
+        assert found.scenario.run(engine="virtual-time").policy == "mine"
+        assert found.compared().run(engine="virtual-time").policy == "mine"

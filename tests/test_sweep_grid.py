@@ -159,7 +159,7 @@ def test_a_scenario_is_no_grid_and_its_command_is_named(shell: Shell) -> None:
         ('"host.apic" = ["x3apic"]', "must be one of x2apic, xapic, not 'x3apic'; did you mean xapic?"),
         (
             '"host.policy" = ["kvm", "kmv"]',
-            "grid.host.policy: no policy 'kmv': as a file, No such file or directory; did",
+            "g.toml:3: grid.host.policy: no policy 'kmv': as a file kmv, No such file or directory; did",
         ),
         ('"vm.0.workload" = [{ name = "strom" }]', "grid.vm.0.workload: must be one of"),
         (
@@ -314,6 +314,51 @@ def test_a_point_is_known_by_all_that_its_result_comes_of(tmp_path: Path) -> Non
     scenario = write_grid(tmp_path, "seed = [1]")
     before = Plan(find_grid(scenario)).points
     assert Plan(find_grid(write_grid(tmp_path, "seed = [1]", QUICK + "vcpus = 3\n"))).points != before
+
+
+def test_policies_of_a_grid_are_in_its_folder_and_those_of_its_scenario_in_that_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name in (("grids", "of-the-grid"), ("scenarios", "of-the-scenario"), ("away", "of-the-caller")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my.policy").write_text(f"policy {name}\n  load:\n    fence\n")
+    (tmp_path / "scenarios" / "s.toml").write_text(f'[host]\npolicy = "my.policy"\n{QUICK}')
+    monkeypatch.chdir(tmp_path / "away")
+    file = tmp_path / "grids" / "g.toml"
+
+    def names(grid: ipivrs.Grid | Path) -> list[str]:
+        plan = Plan(find_grid(grid))
+        return [str(run_point(plan.description(point))["policy"]) for point in plan.points]
+
+    scenario = "../scenarios/s.toml"
+    for varied, wanted in {
+        '"host.policy" = ["my.policy", "kvm"]': ["of-the-grid", "kvm"],
+        'host.policy = ["my.policy"]': ["of-the-grid"],
+        'host = [{ policy = "my.policy" }, { pcpus = 1 }]': ["of-the-grid", "kvm"],
+        f'"host.policy" = ["{tmp_path}/away/my.policy"]': ["of-the-caller"],
+        "seed = [1]": ["of-the-scenario"],
+    }.items():
+        file.write_text(f'scenario = "{scenario}"\n[grid]\n{varied}\n')
+        assert names(file) == wanted
+    in_python = {"scenario": scenario, "grid": {"host.policy": ["my.policy"]}}
+    assert names(ipivrs.Grid.model_validate(in_python)) == ["of-the-caller"]
+    assert names(ipivrs.Grid(scenario=scenario, grid={"seed": [1]})) == ["of-the-scenario"]
+    loaded = ipivrs.Scenario.load(scenario)
+    assert names(ipivrs.Grid(scenario=loaded, grid={"seed": [1]})) == ["of-the-scenario"]
+
+
+def test_a_policy_that_a_grid_does_not_find_is_a_mistake_of_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_grid(tmp_path, '"host.policy" = [\n  "kvm",\n  "my.policy",\n]')
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "my.policy").write_text("policy mine\n")
+    monkeypatch.chdir(away)
+    with pytest.raises(ipivrs.SweepError) as caught:
+        Plan(find_grid(file))
+    wanted = f"{file}:5: grid.host.policy: no policy 'my.policy': as a file {tmp_path}/my.policy, No such file"
+    assert str(caught.value).startswith(wanted)
 
 
 def test_the_shipped_grids(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

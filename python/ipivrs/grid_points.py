@@ -56,9 +56,10 @@ class Plan:
             self.profile, self._costs = _profile(found, self.engine, profile)
         except ValueError as error:
             raise SweepError(str(error)) from error
-        self._base, self._scenario = _base(found)
+        self._base, self._scenario, self._base_folder = _base(found)
         self._axes = axes(found)
         self._policies: dict[str, str] = {}
+        self._policy_folder = self._where_policies_are()
         self.points = self._checked()
 
     @property
@@ -89,6 +90,12 @@ class Plan:
             "profile": self.profile,
             "costs": self._costs and self._costs.model_dump(),
         }
+
+    def _where_policies_are(self) -> Path:
+        """Where a policy's path begins: at the folder of the file in which it stands, if it stands in one."""
+        if any(path == ("host", "policy")[: len(path)] for axis in self._axes for path in axis.paths):
+            return Path() if self._found.source is None else self._found.source.path.parent
+        return self._base_folder
 
     def _table(self, at: Sequence[int]) -> tuple[dict[str, Any], list[Place]]:
         """The table of a point's scenario, and the place of each field of the grid in it."""
@@ -139,7 +146,7 @@ class Plan:
     def _key(self, at: tuple[int, ...], scenario: Scenario) -> str:
         policy = scenario.host.policy
         if policy not in self._policies:
-            self._policies[policy] = find(policy).text
+            self._policies[policy] = find(policy, self._policy_folder).text
         whole = {
             "values": self.values(Point("", at)),
             "scenario": json.loads(scenario.description()),
@@ -175,14 +182,14 @@ class Plan:
         return self._found.place(key, *([number] if listed else [])) + (f": {field}" if field not in {"", key} else "")
 
 
-def _base(found: Found) -> tuple[dict[str, Any], Scenario]:
-    """The scenario that the points are variants of, as a table and whole."""
+def _base(found: Found) -> tuple[dict[str, Any], Scenario, Path]:
+    """The scenario that the points are variants of, as a table and whole, and where paths in the table begin."""
     what = found.grid.scenario
     if isinstance(what, Scenario):
-        return plain(what), what
+        return plain(what), what, Path()
     path = _scenario_path(found, what)
     try:
-        return read(path).table, Scenario.load(path)
+        return read(path).table, Scenario.load(path), path.parent
     except ScenarioError as error:
         raise SweepError(str(error)) from error
 

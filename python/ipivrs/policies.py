@@ -38,11 +38,20 @@ def shipped() -> dict[str, str]:
     return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
 
 
-def find(name: str, *, also: Iterable[str] = ()) -> Policy:
+def beside(name: str, folder: Path) -> str:
+    """What stands for a policy in a file of this folder, as it is from the current directory.
+
+    A shipped policy's name stays as it is, and so does an absolute path.
+    """
+    return name if not name or name in shipped() else str(folder / name)
+
+
+def find(name: str, folder: Path = Path(), *, also: Iterable[str] = ()) -> Policy:
     """The policy of this name, or in this file.
 
     Args:
         name: A shipped policy, or the path of a file.
+        folder: Where a relative path begins.
         also: Other names that the user may have meant.
 
     Raises:
@@ -51,24 +60,28 @@ def find(name: str, *, also: Iterable[str] = ()) -> Policy:
     known = shipped()
     if name in known:
         return parsed(f"{name}.policy", known[name])
+    path = folder / name
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        if why := _why_only_checked(name):
+        # A scenario that was loaded has a path, whatever was meant in its file.
+        word = Path(name).name
+        if why := _why_only_checked(word):
             raise PolicyError(why) from error
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         names = [*known, *(other for other in also if other not in known)]
-        hint = did_you_mean(name, names) or f"; shipped are {', '.join(names)}"
+        hint = did_you_mean(word, names) or f"; shipped are {', '.join(names)}"
         if not name:
             raise PolicyError(f"the name of the policy is empty{hint}") from error
-        raise PolicyError(f"no policy {name!r}: as a file, {why}{hint}") from error
+        file = "" if path == Path(name) else f" {path}"
+        raise PolicyError(f"no policy {name!r}: as a file{file}, {why}{hint}") from error
     try:
-        return parsed(name, text)
+        return parsed(str(path), text)
     except PolicyError as error:
         from ipivrs.scenario_text import other_than_a_policy  # noqa: PLC0415 (it takes a while)
 
-        if instead := other_than_a_policy(name, text):
-            raise PolicyError(f"{name}: {instead}") from error
+        if instead := other_than_a_policy(str(path), text):
+            raise PolicyError(f"{path}: {instead}") from error
         raise
 
 

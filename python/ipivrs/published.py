@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from ipivrs.field_paths import PathError, plain, put
 from ipivrs.options import did_you_mean
+from ipivrs.policies import beside
 from ipivrs.profiles import Profile, ProfileError
-from ipivrs.scenario import Scenario
+from ipivrs.scenario import Scenario, in_folder
 from ipivrs.scenario_text import FieldError, ScenarioError, load, mistakes
 from ipivrs.statements import Flag, Table
 
@@ -138,10 +139,22 @@ def find(name: str) -> Measurements:
     if name not in known and not Path(name).exists():
         hint = did_you_mean(name, list(known)) or f"; shipped are {', '.join(known)}"
         raise ProfileError(f"no measurements {name!r}, and no file of this name{hint}")
+    path = known.get(name, Path(name))
     try:
-        return load(Measurements, known.get(name, Path(name)), "measurements")
+        found = load(Measurements, path, "measurements")
     except (ScenarioError, ValidationError) as error:
         raise ProfileError(str(error)) from error
+    return found.model_copy(update={"row": [_in_folder(row, path.parent) for row in found.row]})
+
+
+def _in_folder(row: Row, folder: Path) -> Row:
+    """A row of a file in this folder: there its policies' paths begin."""
+    baseline = dict(row.baseline)
+    if "host.policy" in baseline:
+        baseline["host.policy"] = beside(baseline["host.policy"], folder)
+    if "policy" in baseline.get("host", {}):
+        baseline["host"] = baseline["host"] | {"policy": beside(baseline["host"]["policy"], folder)}
+    return row.model_copy(update={"scenario": in_folder(row.scenario, folder), "baseline": baseline})
 
 
 def predict(row: Row, profile: Profile) -> float:

@@ -58,10 +58,11 @@ def load(path: str, policy: str | None = None) -> Scenario:
     """
     scenario = Scenario.load(path)
     if policy is None:
+        source = read(Path(path))
         try:
-            find(scenario.host.policy)
+            find(source.table.get("host", {}).get("policy", scenario.host.policy), source.path.parent)
         except PolicyError as error:
-            raise PolicyError(f"{read(Path(path)).place(('host', 'policy'))}: host.policy: {error}") from error
+            raise PolicyError(source.about(("host", "policy"), str(error))) from error
     return scenario
 
 

@@ -16,6 +16,7 @@ from ipivrs import profiles
 from ipivrs.guest_checks import check_names, check_once
 from ipivrs.names import Apic, Engine, IdRewrite, ProcessorModel
 from ipivrs.options import real_number, whole_number
+from ipivrs.policies import beside
 from ipivrs.profiles import Profile
 from ipivrs.progress import Progress
 from ipivrs.scenario_text import FieldError, load
@@ -56,7 +57,8 @@ class Host(Table):
     """The host: pCPUs, their time slices, and KVM's module parameters.
 
     `time_slice` is in steps of a guest on threads, and in units of the profile's `time_slice_unit` in virtual time.
-    On threads there are at most 256 pCPUs. `policy` is the name of a shipped policy or the path of a file.
+    On threads there are at most 256 pCPUs. `policy` is the name of a shipped policy or the path of a file,
+    from the folder of the scenario's file if it stands in one.
     `apic_id_rewrite`: "inhibit" as KVM does, or "naive" as v4 of the series did.
     """
 
@@ -294,12 +296,12 @@ class Scenario(Table):
 
     @classmethod
     def load(cls, path: "str | Path") -> "Scenario":
-        """Read a scenario from a TOML file.
+        """Read a scenario from a TOML file; a policy's path in it begins at the file's folder.
 
         Raises:
             ScenarioError: The file, the line, the field, and what is allowed.
         """
-        return load(cls, Path(path))
+        return in_folder(load(cls, Path(path)), Path(path).parent)
 
     def run(
         self,
@@ -367,6 +369,12 @@ class Scenario(Table):
         whole["host"].pop("policy")
         whole["vm"] = [_vm_description(vm) for vm in self.vm]
         return json.dumps(whole)
+
+
+def in_folder(scenario: Scenario, folder: Path) -> Scenario:
+    """What stands in a file of this folder, with its policy's path as it is from the current directory."""
+    host = scenario.host.model_copy(update={"policy": beside(scenario.host.policy, folder)})
+    return scenario if host == scenario.host else scenario.model_copy(update={"host": host})
 
 
 def _vm_description(vm: VM) -> dict[str, Any]:
