@@ -8,15 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import ipivrs
 from conftest import Shell
-from ipivrs import tables
+from ipivrs import sweeping, tables
+from ipivrs.grid import find_grid
+from ipivrs.grid_points import Plan
 from ipivrs.journal import Journal
-from ipivrs.rows import columns_of, filled, row_of
+from ipivrs.rows import columns_of, filled, row_of, run_point
+from ipivrs.workers import Outcome
 from sweeps import SLOW, is_there, workers_of, write_grid
 
 SEEDS = "seed = [1, 2, 3, 4, 5, 6]"
@@ -374,9 +378,14 @@ def test_a_signal_before_the_first_point_leaves_nothing(tmp_path: Path) -> None:
     assert not journal_of(out).exists()
 
 
-def test_after_a_kill_it_goes_on_and_no_worker_is_left(tmp_path: Path) -> None:
-    grid, out = write_grid(tmp_path, "seed = { from = 1, to = 10 }", SLOW), tmp_path / "r.csv"
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_after_a_kill_it_goes_on_and_no_worker_is_left(tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    grid, out = write_grid(tmp_path, "seed = { from = 1, to = 10 }", SLOW), tmp_path / f"r.{suffix}"
     process = begun(grid, out, "--workers", "2")
+    while process.poll() is None and not out.exists():
+        time.sleep(0.01)
     workers = workers_of(process.pid)
     process.kill()
     process.communicate(timeout=60)
@@ -384,6 +393,138 @@ def test_after_a_kill_it_goes_on_and_no_worker_is_left(tmp_path: Path) -> None:
     while any(is_there(worker) for worker in workers) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(is_there(worker) for worker in workers)
-    done = len(journalled(out))
+    done = journalled(out)
+    assert len(done) < 10
+    read = points_in(out)
+    assert read
+    assert set(read) <= set(done)
+    out.with_name(f".{out.name}.tmp").write_text("half of a fi")  # killed while it was written
     result = ipivrs.sweep(grid, out=out)
-    assert (result.ran, len(result.rows)) == (10 - done, 10)
+    assert (result.ran, len(result.rows)) == (10 - len(done), 10)
+    assert out.read_bytes() == whole(grid, suffix)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.toml", "g.toml", out.name, f"whole.{suffix}"]
+
+
+def points_in(out: Path) -> list[str]:
+    """The points that a results file has rows of."""
+    return [row["point"] for row in tables.read_table(out)]
+
+
+def whole(grid: Path, suffix: str) -> bytes:
+    """The results file of a sweep that nothing ended."""
+    out = grid.with_name(f"whole.{suffix}")
+    assert not ipivrs.sweep(grid, out=out).partial
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_results_can_be_read_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(sweeping, "_SECONDS_BETWEEN_WRITES", 0)
+    monkeypatch.setattr(sweeping, "_LAST_WRITES_BETWEEN_WRITES", 0)
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / f"r.{suffix}"
+    before: list[str] = []
+    seen: list[int] = []
+
+    def look(_: int, __: int) -> None:
+        """What was in the journal when something was done last is in the file now, in the grid's order."""
+        if before:
+            read = points_in(out)
+            assert sorted(read) == sorted(before)
+            assert [point for point in order if point in read] == read
+            seen.append(len(read))
+        before[:] = journalled(out) if journal_of(out).exists() else []
+
+    order = [point.key for point in Plan(find_grid(grid)).points]
+    ipivrs.sweep(grid, out=out, workers=1, progress=look)
+    assert seen
+    assert min(seen) < 6
+    assert points_in(out) == order
+    assert out.read_bytes() == whole(grid, suffix)
+
+
+@pytest.mark.parametrize(("write_takes", "least"), [(0.0, 2), (0.0625, 2), (1.0, 20), (30.0, 600)])
+def test_writing_takes_a_small_part_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_takes: float, least: float
+) -> None:
+    clock = 0.0
+    writes: list[float] = []
+    ends: list[float] = []
+
+    def write(path: Path, rows: list[dict[str, Any]]) -> None:
+        nonlocal clock
+        writes.append(clock)
+        clock += write_takes
+        ends.append(clock)
+        tables.write_table(path, rows)
+
+    def go_on(_: int, __: int) -> None:
+        nonlocal clock
+        clock += least / 8
+
+    monkeypatch.setattr(sweeping, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(sweeping, "write_table", write)
+    monkeypatch.setattr(sweeping, "LocalWorkers", OneByOne)
+    ipivrs.sweep(write_grid(tmp_path, "seed = { from = 1, to = 40 }"), out=tmp_path / "r.csv", progress=go_on)
+    waits = [begin - end for begin, end in zip(writes[1:-1], ends, strict=False)]
+    assert len(waits) > 2, "the first rows, some in between, and all in the end"
+    assert least <= min(waits)
+    assert max(waits) < least * 1.5
+
+
+class OneByOne:
+    """Workers that give back a row at a time."""
+
+    busy = False
+    room = 1
+
+    def __init__(self, _: int) -> None:
+        self.rows: list[Outcome] = []
+
+    def submit(self, description: dict[str, Any]) -> None:
+        self.rows.append(Outcome(description, run_point(description)))
+
+    def finished(self, _: float) -> list[Outcome]:
+        done, self.rows = self.rows, []
+        return done
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("in_file", "in_journal", "left"), [(3, 4, 2), (0, 4, 2), (3, None, 3), (6, 6, 0), (6, None, 0), (6, 2, 0)]
+)
+def test_wherever_it_was_killed_the_rest_is_run_and_the_file_is_the_same(
+    tmp_path: Path, suffix: str, in_file: int, in_journal: int | None, left: int
+) -> None:
+    """A file that is older than the journal, one without a journal, and all that is between the two."""
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / f"r.{suffix}"
+    wanted = whole(grid, suffix)
+    lines = saved_journal(grid, out)
+    rows = {json.loads(line)["point"]: json.loads(line)["row"] for line in lines[1:]}
+    first = [rows[point.key] for point in Plan(find_grid(grid)).points]
+    if in_file:
+        tables.write_table(out, filled(first[:in_file]))
+    if in_journal is not None:
+        done = [json.dumps({"point": row["point"], "row": row}) + "\n" for row in first[:in_journal]]
+        journal_of(out).write_text("".join([lines[0], *done]))
+    result = ipivrs.sweep(grid, out=out)
+    assert (result.ran, len(result.rows)) == (left, 6)
+    assert out.read_bytes() == wanted
+    assert not journal_of(out).exists()
+
+
+def test_a_restart_that_is_killed_does_not_mix_old_results_with_new_ones(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, SEEDS), tmp_path / "r.csv"
+    lines = saved_journal(grid, out)
+    wanted = whole(grid, "csv")
+    out.write_bytes(wanted)
+    header = json.dumps(json.loads(lines[0]) | {"restarted": True}) + "\n"
+    journal_of(out).write_text("".join([header, *lines[1:3]]))
+    assert ipivrs.sweep(grid, out=out).ran == 4
+    assert out.read_bytes() == wanted

@@ -97,9 +97,11 @@ def test_a_policy_goes_with_its_point(tmp_path: Path) -> None:
 def test_dask_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     killed: list[int] = []
+    there: list[bool] = []
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
 
         def progress(done: int, _: int) -> None:
+            there.append((tmp_path / "r.csv").exists())
             if done > 0 and not killed:
                 killed.append(next(iter(cluster.workers.values())).pid)
                 os.kill(killed[0], signal.SIGKILL)
@@ -108,6 +110,7 @@ def test_dask_with_a_worker_that_is_killed(tmp_path: Path) -> None:
             write_grid(tmp_path, TEN, SLOW), out=tmp_path / "r.csv", dask=cluster.scheduler_address, progress=progress
         )
     assert killed
+    assert there == [number > 1 for number in range(len(there))], "from the first rows on"
     assert is_whole(result)
     assert (result.ran, len(result.rows), (tmp_path / "r.csv.journal").exists()) == (10, 10, False)
 

@@ -55,7 +55,7 @@ def sweep(
 ) -> int:
     """Run a scenario at every point of a grid, one row for each.
 
-    Rows are on the disk as they come in; the same command again runs what is left.
+    Rows are on the disk as they come in, and the file may be read meanwhile; the same command again runs what is left.
     """
     if grid is None:
         raise BadInputError(f"give a grid: a TOML file, or one of the shipped: {', '.join(shipped_grids())}")

@@ -28,6 +28,8 @@ MOST_WORKERS = 4096
 
 _TRIES = 3
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_WRITES = 2
+_LAST_WRITES_BETWEEN_WRITES = 20
 
 
 class SweepResult(Tabular):
@@ -127,7 +129,7 @@ def sweep(
     """Run a scenario at every point of a grid, and write a row for each into one file.
 
     Rows are on the disk as they come in: after a crash, or Ctrl-C, the same call runs what is left. No point is run
-    twice, and none is left out.
+    twice, and none is left out. The results file is there from the first rows on, and may be read meanwhile.
 
     Args:
         grid: A TOML file, the name of a shipped grid, or an `ipivrs.Grid`.
@@ -178,6 +180,8 @@ class _Sweep:
         self._plan = plan
         self._out = out
         self._journal = journal
+        self._unwritten = bool(journal.rows)
+        self._next_write = 0.0
         self._deaths: dict[str, int] = {}
         self._points = {point.key: point for point in plan.points}
         self._refuse_strange(journal.path, journal.rows)
@@ -210,6 +214,8 @@ class _Sweep:
             if self._left:
                 self._run_all(workers, dask, progress, stop)
             rows = self._write()
+        if self._journal.rows and len(rows) == len(self._plan.points):
+            self._journal.remove()
         ran = len(rows) - before
         seconds = time.monotonic() - begun
         return SweepResult(
@@ -231,7 +237,10 @@ class _Sweep:
                 rows = [row for outcome in pool.finished(_SECONDS_BETWEEN_LOOKS) if (row := self._row(outcome))]
                 if rows:
                     self._journal.append(rows)
+                    self._unwritten = True
                     progress(len(self._done()), len(self._plan.points))
+                if self._unwritten and time.monotonic() >= self._next_write:
+                    self._write()
         except SweepError:
             self._write()
             raise
@@ -253,13 +262,18 @@ class _Sweep:
         return None
 
     def _write(self) -> list[Row]:
-        """Put what is done into the results file, in the grid's order."""
+        """Put what is done into the results file, in the grid's order.
+
+        The next time is far enough away that writing takes a small part of the sweep's time, however long the file is.
+        """
+        begun = time.monotonic()
         done = self._done()
         rows = filled([done[point.key] for point in self._plan.points if point.key in done])
-        if self._journal.rows:
+        if self._unwritten:
             write_table(self._out, rows)
-            if len(rows) == len(self._plan.points):
-                self._journal.remove()
+            self._unwritten = False
+        now = time.monotonic()
+        self._next_write = now + max(_SECONDS_BETWEEN_WRITES, _LAST_WRITES_BETWEEN_WRITES * (now - begun))
         return rows
 
 

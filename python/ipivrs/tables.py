@@ -65,7 +65,8 @@ def write_table(path: Path, rows: list[Row]) -> None:
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Only who has the journal writes; what a kill leaves of this is overwritten by the sweep that goes on.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             write(file)
