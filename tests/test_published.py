@@ -226,6 +226,27 @@ def test_bench_published_prints_measured_predicted_and_error(shell: Shell) -> No
     assert len(rows) == 14
 
 
+def test_what_was_chosen_by_a_rows_own_measurement_is_said(shell: Shell) -> None:
+    text = " ".join(shell("bench", "published", "ipiv-v4").stdout.split())
+    assert "how long its idle loop is was chosen by its own row without" in text
+    assert "its work was chosen by its own published time without" in text
+
+
+@pytest.mark.parametrize(("idle", "as_shipped"), [(1, 0), (350, 0), (700, 0), (800, 1), (1400, 1), (2000, 1)])
+def test_how_long_the_idle_loop_is_decides_between_nothing_and_what_is_shipped(
+    tmp_path: Path, idle: int, as_shipped: int
+) -> None:
+    def saved(measurements: str) -> float:
+        (row,) = [row for row in published.find(measurements).row if row.name.endswith("normal IPI: time saved")]
+        return published.predict(row, profiles.find(profiles.DEFAULT))
+
+    text = published.shipped()["ipiv-v4"].read_text(encoding="utf-8")
+    file = tmp_path / "mine.toml"
+    file.write_text(text.replace('"answer", { compute = 1000 }', f'"answer", {{ compute = {idle} }}'), encoding="utf-8")
+    assert file.read_text(encoding="utf-8") != text
+    assert saved(str(file)) == pytest.approx(as_shipped * saved("ipiv-v4"), abs=0.1)
+
+
 def test_an_order_of_magnitude_has_an_error_in_times(shell: Shell) -> None:
     text = shell("bench", "published", "sn-in-host").stdout
     rows = json.loads(shell("bench", "published", "sn-in-host", "--json").stdout)
