@@ -7,7 +7,7 @@ import pytest
 
 from conftest import Shell
 from ipivrs import ProfileError, profiles, published
-from ipivrs.fitting import fit
+from ipivrs.fitting import Fit, fit
 from ipivrs.scenario import Ping
 
 FITTED = ["mmio_write", "notification_flight", "exit_msr_icr", "exit_apic_write"]
@@ -87,7 +87,7 @@ scenario.vm = [{{ workload = {{ name = "{}" }} }}]
     ("words", "row", "message"),
     [
         ("profile fit", ("false", "ping"), "no row is marked fitted = true"),
-        ("profile fit", ("true", "ping"), "1 to 1 costs can be fitted to 1 rows in cycles, not 4: give other --costs,"),
+        ("profile fit", ("true", "ping"), "1 cost can be fitted to 1 row in cycles, not 4: give other --costs, or"),
         ("profile fit --costs mmio_write", ("true", "ping"), "no row changes when mmio_write does"),
         ("profile fit --costs post", ("true", "storm"), "row 'a row': scenario.seconds: no program and no device"),
         ("bench published", ("true", "storm"), "row 'a row': scenario.seconds: no program and no device"),
@@ -123,6 +123,51 @@ def test_where_one_cost_is_at_its_least_the_others_make_up_for_it(tmp_path: Path
     alone = fit(rows, shipped.with_cycles({"notification_flight": 1}), ["exit_msr_icr"])
     assert both.cycles["exit_msr_icr"] == pytest.approx(alone.cycles["exit_msr_icr"], abs=2)
     assert abs(both.residuals[1]) < 5
+
+
+@pytest.fixture(scope="module")
+def shipped_fit() -> Fit:
+    return fit(published.find("ipiv-v4"), profiles.find(profiles.DEFAULT), FITTED)
+
+
+def test_nothing_near_a_fit_is_better(shipped_fit: Fit) -> None:
+    rows = [row for row in published.find("ipiv-v4").row if row.fitted and row.quantity == "cycles"]
+    for name, cycles in shipped_fit.cycles.items():
+        for change in (1, 2, 3, 4, 5, 7, 8, 14, 16, 20, 32, 40, 64):
+            for near in (cycles - change, cycles + change):
+                profile = shipped_fit.profile.with_cycles({name: near})
+                squares = sum((published.predict(row, profile) - (row.measured or 0)) ** 2 for row in rows)
+                assert shipped_fit.sum_of_squares <= squares, (name, near)
+
+
+@pytest.mark.parametrize("start", [(1, 1, 1, 1), (966, 4059, 3683, 3869), (2182, 5911, 1875, 4843)])
+def test_a_fit_is_as_good_from_wherever_it_begins(shipped_fit: Fit, start: tuple[int, ...]) -> None:
+    elsewhere = profiles.find(profiles.DEFAULT).with_cycles(dict(zip(FITTED, start, strict=True)))
+    found = fit(published.find("ipiv-v4"), elsewhere, FITTED)
+    assert found.sum_of_squares == pytest.approx(shipped_fit.sum_of_squares, abs=1e-6)
+
+
+def test_other_solutions_that_are_as_good_are_named(shipped_fit: Fit, shell: Shell) -> None:
+    least, most = shipped_fit.as_good["notification_flight"]
+    assert least <= shipped_fit.cycles["notification_flight"] <= most
+    assert least < most
+    text = shell("profile", "fit", "ipiv-v4").stdout
+    assert f"notification_flight from {least} to {most}" in text
+    again = fit(published.find("ipiv-v4"), shipped_fit.profile, FITTED)
+    assert again.cycles == shipped_fit.cycles  # the nearest to where it begins
+    alone = fit(published.find("ipiv-v4"), shipped_fit.profile, ["notification_flight", "delivery"])
+    assert alone.as_good == {}  # that one of them can be more when the other is less is said as not_told_apart
+
+
+def test_a_cost_is_not_more_than_it_can_be(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    few = ROW.format("true", "ping").replace('"ping"', '"ping", rounds = 2').replace("100.0", "20e9")
+    file.write_text(few, encoding="utf-8")
+    result = shell("profile", "fit", file, "--costs", "notification_flight")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "notification_flight is as high as it can be" in result.stdout
+    found = json.loads(shell("profile", "fit", file, "--costs", "notification_flight", "--json").stdout)
+    assert (found["cycles"], found["at_most"]) == ({"notification_flight": 2**32 - 1}, ["notification_flight"])
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,10 @@ def profile_fit(
             found = fit_profile(rows_of, before, names)
     if json:
         rows = dict(zip(found.rows, found.residuals, strict=True))
-        together = {"at_least": found.at_least, "not_told_apart": found.not_told_apart}
-        show_json({"cycles": found.cycles, "rows": rows, **together})
+        limits = {"at_least": found.at_least, "at_most": found.at_most}
+        several = {"not_told_apart": found.not_told_apart, "as_good": found.as_good}
+        squares = {"sum_of_squares": found.sum_of_squares}
+        show_json({"cycles": found.cycles, "rows": rows, **squares, **limits, **several})
     else:
         show(_fit(found, before))
     return 0
@@ -184,8 +186,13 @@ def _fit(found: Fit, before: Profile) -> Group:
     for name, residual in zip(found.rows, found.residuals, strict=True):
         rows.add_row(name, f"{residual:+.1f}")
     fixed = len(before.cost) - len(found.cycles)
-    notes = [f"{name} is as low as it can be: the other costs leave it nothing" for name in found.at_least]
+    notes = [f"sum of squares: {found.sum_of_squares:,.1f}"]
+    notes += [f"{name} is as low as it can be: the other costs leave it nothing" for name in found.at_least]
+    notes += [f"{name} is as high as it can be: more would be needed" for name in found.at_most]
     notes += [_one_sum(names) for names in found.not_told_apart]
+    if found.as_good:
+        ends = ", ".join(f"{name} from {least} to {most}" for name, (least, most) in found.as_good.items())
+        notes.append(f"others fit as well, this is the nearest to --from: {ends}")
     notes.append(f"{fixed} other costs stayed as they were")
     return Group(costs, Text(), rows, Text("\n" + "\n".join(notes), style="dim"))
 

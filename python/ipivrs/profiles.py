@@ -23,13 +23,14 @@ class ProfileError(ArgumentError):
     """A profile that cannot be used. The message names the file, the line, the field, and what is allowed."""
 
 
-_MOST_CYCLES = 2**32 - 1
+MOST_CYCLES = 2**32 - 1
+"""The most that a cost can be."""
 
 
 class Cost(Table):
     """One cost: cycles of the time-stamp counter, where the number comes from, and whether it was fitted."""
 
-    cycles: Annotated[int, Field(ge=0, le=_MOST_CYCLES, strict=True)]
+    cycles: Annotated[int, Field(ge=0, le=MOST_CYCLES, strict=True)]
     source: Annotated[str, Field(min_length=1)]
     fitted: Flag = False
 
@@ -94,7 +95,7 @@ class Profile(Table):
         for name, value in cycles.items():
             if name not in cost_names():
                 raise ProfileError(unknown_cost(name))
-            whole_number(name, value, cost_names()[name][0], _MOST_CYCLES, ProfileError)
+            whole_number(name, value, cost_names()[name][0], MOST_CYCLES, ProfileError)
         changed = {name: self.cost[name].model_copy(update={"cycles": value}) for name, value in cycles.items()}
         return self.model_copy(update={"cost": self.cost | changed})
 
