@@ -170,6 +170,66 @@ def test_a_cost_is_not_more_than_it_can_be(shell: Shell, tmp_path: Path) -> None
     assert (found["cycles"], found["at_most"]) == ({"notification_flight": 2**32 - 1}, ["notification_flight"])
 
 
+def test_a_fit_is_written_as_a_profile(shell: Shell, tmp_path: Path, shipped_fit: Fit) -> None:
+    out = tmp_path / "fitted.toml"
+    found = json.loads(shell("profile", "fit", "ipiv-v4", "--out", out, "--json").stdout)
+    start, written = profiles.find(profiles.DEFAULT), profiles.find(str(out))
+    assert written == shipped_fit.profile
+    assert list(written.cost) == list(start.cost)
+    for name, cost in written.cost.items():
+        if name in FITTED:
+            assert (cost.cycles, cost.fitted) == (found["cycles"][name], True)
+            for word in (
+                published.find("ipiv-v4").source,
+                f"vmexit_ipi, x2APIC, with ({found['rows']['vmexit_ipi, x2APIC, with']:+.1f})",
+                f"From {start.cost[name].cycles} in: {start.title}",
+            ):
+                assert word in cost.source
+        else:
+            assert cost == start.cost[name]
+    assert found["fixed"] == {name: cost.cycles for name, cost in start.cost.items() if name not in FITTED}
+    rows = json.loads(shell("bench", "published", "ipiv-v4", "--profile", out, "--json").stdout)
+    errors = {row["name"]: row["error"] for row in rows if row["fitted"] and row["unit"] == "cycles"}
+    assert errors == found["rows"]
+    scenario = tmp_path / "ping.toml"
+    scenario.write_text('[[vm]]\nworkload = { name = "ping", rounds = 2000 }\n', encoding="utf-8")
+    words = ("run", scenario, "--engine", "virtual-time", "--profile", out, "--json")
+    cycles = json.loads(shell(*words).stdout)["cycles"]
+    assert cycles / 2000 - 3644.8 == pytest.approx(found["rows"]["vmexit_ipi, x2APIC, with"])
+    text = shell("profile", "fit", "ipiv-v4", "--from", out, "--out", tmp_path / "again.toml").stdout
+    assert f"the 26 other costs stayed as they were: `ipivrs profile show {out}` shows them" in text
+    assert f"{tmp_path / 'again.toml'}: all of them with their sources" in text
+
+
+def test_a_file_that_cannot_take_the_profile_is_refused_before_the_fit(shell: Shell, tmp_path: Path) -> None:
+    rows, start = tmp_path / "mine.toml", tmp_path / "start.toml"
+    rows.write_text(ROW.format("true", "ping"), encoding="utf-8")
+    start.write_text(profiles.find(profiles.DEFAULT).toml(), encoding="utf-8")
+    shipped = profiles.shipped()[profiles.DEFAULT]
+    for words, message in [
+        ((rows, "--out", tmp_path / "none" / "out.toml"), "there is no folder"),
+        ((rows, "--out", tmp_path), "Is a directory"),
+        ((rows, "--out", rows), "would replace what the fit begins with"),
+        ((rows, "--from", start, "--out", start), "would replace what the fit begins with"),
+        ((rows, "--out", shipped), "would replace what the fit begins with"),
+        (("ipiv-v4", "--out", published.shipped()["ipiv-v4"]), "would replace what the fit begins with"),
+    ]:
+        before = [file.read_bytes() for file in (rows, start, shipped)]
+        result = shell("profile", "fit", *words)
+        assert (result.exit_code, result.stdout, message in result.stderr) == (2, "", True), result.stderr
+        assert [file.read_bytes() for file in (rows, start, shipped)] == before
+
+
+def test_a_profile_is_read_back_whatever_its_texts_are(tmp_path: Path) -> None:
+    shipped = profiles.find(profiles.DEFAULT)
+    odd = 'a "quote", a \\ and \t\n\r\x00\x1f\x7f, ä, \u2028, \U0001f600, \'\'\' and """'
+    cost = shipped.cost["post"].model_copy(update={"source": odd})
+    profile = shipped.model_copy(update={"title": odd, "cost": shipped.cost | {"post": cost}})
+    file = tmp_path / "mine.toml"
+    file.write_text(profile.toml(), encoding="utf-8", newline="")
+    assert profiles.find(str(file)) == profile
+
+
 @pytest.mark.parametrize(
     ("costs", "groups"),
     [

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from ipivrs import completion, profiles, published
 from ipivrs.bars import steps
 from ipivrs.fitting import Fit
 from ipivrs.fitting import fit as fit_profile
-from ipivrs.options import BadInputError, refusals_are_bad_input
+from ipivrs.options import BadInputError, check_writable, refusals_are_bad_input
 from ipivrs.profiles import Profile
 from ipivrs.published import Comparison, RowsError
 from ipivrs.sections import section, table
@@ -153,12 +154,18 @@ def profile_fit(
     start: Annotated[
         str, typer.Option("--from", metavar="NAME|FILE", help="The other costs.", autocompletion=completion.profile)
     ] = profiles.DEFAULT,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write the profile, for --profile FILE.")
+    ] = None,
     json: _Json = False,
 ) -> int:
     """Fit costs to measurements, with virtual time as the model.
 
     By least squares, over the rows that are marked as fitted.
     """
+    if out is not None:
+        _check_out(Path(out), published.shipped().get(measurements, measurements))
+        _check_out(Path(out), profiles.shipped().get(start, start))
     names = [name.strip() for name in costs.split(",") if name.strip()]
     if len(set(names)) != len(names):
         raise BadInputError("--costs names a cost twice")
@@ -167,25 +174,39 @@ def profile_fit(
         rows_of = published.find(measurements)
         with _named(measurements):
             found = fit_profile(rows_of, before, names)
+    if out is not None:
+        _write(Path(out), found.profile)
     if json:
         rows = dict(zip(found.rows, found.residuals, strict=True))
         limits = {"at_least": found.at_least, "at_most": found.at_most}
         several = {"not_told_apart": found.not_told_apart, "as_good": found.as_good}
         squares = {"sum_of_squares": found.sum_of_squares}
-        show_json({"cycles": found.cycles, "rows": rows, **squares, **limits, **several})
+        show_json({"cycles": found.cycles, "rows": rows, **squares, **limits, **several, "fixed": found.fixed})
     else:
-        show(_fit(found, before))
+        show(_fit(found, before, start, out))
     return 0
 
 
-def _fit(found: Fit, before: Profile) -> Group:
+def _check_out(path: Path, read: Path | str) -> None:
+    check_writable("--out", path)
+    if path.exists() and Path(read).exists() and path.samefile(read):
+        raise BadInputError(f"--out {path} would replace what the fit begins with")
+
+
+def _write(path: Path, profile: Profile) -> None:
+    try:
+        path.write_text(profile.toml(), encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"--out {path}: {error.strerror}") from error
+
+
+def _fit(found: Fit, before: Profile, start: str, out: str | None) -> Group:
     costs = table("fitted cost", ">cycles", ">before", "what")
     for name, cycles in found.cycles.items():
         costs.add_row(name, str(cycles), str(before.cost[name].cycles), profiles.cost_names()[name][1])
     rows = table("row", ">off by, in cycles")
     for name, residual in zip(found.rows, found.residuals, strict=True):
         rows.add_row(name, f"{residual:+.1f}")
-    fixed = len(before.cost) - len(found.cycles)
     notes = [f"sum of squares: {found.sum_of_squares:,.1f}"]
     notes += [f"{name} is as low as it can be: the other costs leave it nothing" for name in found.at_least]
     notes += [f"{name} is as high as it can be: more would be needed" for name in found.at_most]
@@ -193,7 +214,9 @@ def _fit(found: Fit, before: Profile) -> Group:
     if found.as_good:
         ends = ", ".join(f"{name} from {least} to {most}" for name, (least, most) in found.as_good.items())
         notes.append(f"others fit as well, this is the nearest to --from: {ends}")
-    notes.append(f"{fixed} other costs stayed as they were")
+    notes.append(f"the {len(found.fixed)} other costs stayed as they were: `ipivrs profile show {start}` shows them")
+    if out is not None:
+        notes.append(f"{out}: all of them with their sources, for --profile")
     return Group(costs, Text(), rows, Text("\n" + "\n".join(notes), style="dim"))
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 
 from ipivrs.least_squares import LeastSquares, Numbers
-from ipivrs.profiles import MOST_CYCLES, Profile, ProfileError, cost_names, unknown_cost
+from ipivrs.profiles import MOST_CYCLES, Cost, Profile, ProfileError, cost_names, unknown_cost
 from ipivrs.published import Measurements, Row, RowsError, predict
 
 # What comes once in a run, and not in each of its rounds, changes a row by less.
@@ -20,7 +20,8 @@ _LEAST_SHARE = 0.1
 class Fit:
     """What came of a fit.
 
-    `cycles` are the fitted costs alone; `residuals` what each of the rows named in `rows` is off by, in cycles
+    `profile` has the fitted costs, and says in their `source` what they were fitted to; all other costs are as at the
+    start. `cycles` are the fitted costs alone; `residuals` what each of the rows named in `rows` is off by, in cycles
     (predicted less measured). `at_least` and `at_most` name the costs that are as low, or as high, as they can be:
     others took their part. The rows tell only what the costs in a group of `not_told_apart` come to together: how it
     is divided follows from the start. `as_good` has the other costs that may be something else with the same sum of
@@ -35,6 +36,11 @@ class Fit:
     at_most: list[str]
     not_told_apart: list[list[str]]
     as_good: dict[str, tuple[int, int]]
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        """The costs that were not fitted, in cycles."""
+        return {name: self.profile.cost[name].cycles for name in cost_names() if name not in self.cycles}
 
     @property
     def sum_of_squares(self) -> float:
@@ -84,7 +90,7 @@ def fit(
     mixed = _not_told_apart(names, model.slopes(best))
     as_good = dict(zip(names, model.as_good(best), strict=True))
     return Fit(
-        profile=start.with_cycles(cycles),
+        profile=_fitted(measurements, start, cycles, list(zip(rows, residuals, strict=True))),
         cycles=cycles,
         rows=[row.name for row in rows],
         residuals=residuals,
@@ -93,6 +99,23 @@ def fit(
         not_told_apart=mixed,
         as_good={name: ends for name, ends in as_good.items() if ends[0] < ends[1] and name not in chain(*mixed)},
     )
+
+
+def _fitted(
+    measurements: Measurements, start: Profile, cycles: dict[str, int], off: Sequence[tuple[Row, float]]
+) -> Profile:
+    """The start with the fitted costs, which say what they come from."""
+    rows = "; ".join(f"{row.name} ({residual:+.1f})" for row, residual in off)
+    begun = start.title or "a profile without a title"
+    fitted = (
+        f"Fitted by `ipivrs profile fit` to {measurements.title} ({measurements.source}), "
+        f"rows with what each is off by in cycles: {rows}."
+    )
+    costs = {
+        name: Cost(cycles=value, source=f"{fitted} From {start.cost[name].cycles} in: {begun}", fitted=True)
+        for name, value in cycles.items()
+    }
+    return start.model_copy(update={"title": f"Fitted to {measurements.title}", "cost": start.cost | costs})
 
 
 def _how_many(rows: int) -> str:

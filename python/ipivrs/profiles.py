@@ -86,6 +86,15 @@ class Profile(Table):
         """The costs as the core reads them, JSON."""
         return json.dumps({"hz": self.hz} | {name: cost.cycles for name, cost in self.cost.items()})
 
+    def toml(self) -> str:
+        """The file that `load` reads it from."""
+        parts = [f"title = {_quoted(self.title)}\nhz = {self.hz}\n"]
+        for name in cost_names():
+            cost = self.cost[name]
+            fitted = "fitted = true\n" if cost.fitted else ""
+            parts.append(f"[cost.{name}]\ncycles = {cost.cycles}\nsource = {_quoted(cost.source)}\n{fitted}")
+        return "\n".join(parts)
+
     def with_cycles(self, cycles: Mapping[str, int]) -> "Profile":
         """The same with other costs, as whole cycles.
 
@@ -98,6 +107,11 @@ class Profile(Table):
             whole_number(name, value, cost_names()[name][0], MOST_CYCLES, ProfileError)
         changed = {name: self.cost[name].model_copy(update={"cycles": value}) for name, value in cycles.items()}
         return self.model_copy(update={"cost": self.cost | changed})
+
+
+def _quoted(text: str) -> str:
+    """A text as TOML has it: as JSON has it, which lets DEL be."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def shipped() -> dict[str, Path]:
