@@ -75,6 +75,17 @@ def test_the_rows_of_a_check_are_the_steps_of_its_counterexample() -> None:
     assert (len(proof), list(proof.columns)) == (0, list(frame.columns))
 
 
+def test_whole_numbers_stay_whole_where_some_are_missing() -> None:
+    class Seeds(Tabular):
+        def _columns(self) -> dict[str, list[int | None]]:
+            return {"seed": [1, None, 2**63], "count": [1, None, 2]}
+
+    frame = Seeds().to_pandas()
+    assert [str(kind) for kind in frame.dtypes] == ["UInt64", "Int64"]
+    assert frame["seed"][2] == 2**63
+    assert Seeds().to_polars()["seed"].to_list() == [1, None, 2**63]
+
+
 @pytest.mark.parametrize("missing", ["pandas", "polars", "pyarrow"])
 def test_what_is_missing_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setitem(sys.modules, missing, None)

@@ -144,6 +144,22 @@ def _written(path: Path) -> tuple[int, int, int]:
     return file.st_ino, file.st_mtime_ns, file.st_size
 
 
+def test_large_seeds_are_numbers_in_parquet(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "r.parquet"
+    grid = ipivrs.Grid(scenario=write_grid(tmp_path, "").with_name("base.toml"), grid={"seed": [1, 2**63, 2**64 - 1]})
+    ipivrs.sweep(grid, out=out)
+    read = parquet.read_table(out)
+    assert str(read.schema.field("seed").type) == "uint64"
+    assert read["seed"].to_pylist() == [1, 2**63, 2**64 - 1]
+    assert str(read.schema.field("ipis.total").type) == "int64"
+    table = tmp_path / "mixed.parquet"
+    columns = {"a": [1, None, 2**63], "b": [-1, 0, 2**63], "c": [True, 1, 2**63], "d": [0, 1, 2**64]}
+    tables.write_table(table, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    types = {field.name: str(field.type) for field in parquet.read_schema(table)}
+    assert types == {"a": "uint64", "b": "string", "c": "string", "d": "string"}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_complete_sweep_is_not_repeated_and_a_larger_one_goes_on(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"r.{suffix}"

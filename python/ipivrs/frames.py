@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+
+
+_WITH_NULLS = {"int64": "Int64", "uint64": "UInt64"}
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,13 @@ class Tabular:
         _imported("pandas")
         table = _table(self._columns())
         # A whole number that may be missing stays one.
-        whole = {field.name for field in table.schema if str(field.type) == "int64" and table[field.name].null_count}
+        whole = {
+            field.name: _WITH_NULLS[str(field.type)]
+            for field in table.schema
+            if str(field.type) in _WITH_NULLS and table[field.name].null_count
+        }
         frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True)
-        return frame.astype(dict.fromkeys(whole, "Int64"))
+        return frame.astype(whole)
 
     def to_polars(self) -> "pl.DataFrame":
         """The rows as a Polars DataFrame; names are categories.
@@ -86,12 +94,15 @@ def _array(pa: Any, column: Column) -> Any:  # noqa: ANN401
 
 
 def mixed(pa: Any, values: list[Any]) -> Any:  # noqa: ANN401
-    """An Arrow array of what may be of several types, such as the workloads of a VM: then it is text."""
+    """An Arrow array of what may be of several types, such as the workloads of a VM: then it is text.
+
+    Whole numbers are int64, or uint64 where one of them needs it, such as a seed.
+    """
     if not any(isinstance(value, list | dict) for value in values):
-        try:
-            return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            pass
+        counts = all(value is None or (type(value) is int and value >= 0) for value in values)
+        for kind in (None, pa.uint64()) if counts else (None,):
+            with suppress(pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+                return pa.array(values, kind)
     return pa.array([None if value is None else _text(value) for value in values])
 
 
