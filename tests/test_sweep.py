@@ -423,7 +423,7 @@ def test_after_a_kill_it_goes_on_and_no_worker_is_left(tmp_path: Path, suffix: s
 
 def points_in(out: Path) -> list[str]:
     """The points that a results file has rows of."""
-    return [row["point"] for row in tables.read_table(out)]
+    return [row["point"] for row in tables.read_table(out).values()]
 
 
 def whole(grid: Path, suffix: str) -> bytes:

@@ -1,7 +1,7 @@
 """One row for each point: the values that vary, and every number of the result by a flat name."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ Row = dict[str, Any]
 POINT = "point"
 """The column that says which point a row is of."""
 
-_EXITS = "exits."
-_NOT_IN_ROWS = ("title", "faults", "partial", "unfinished")
+EXITS = "exits."
+"""How the columns of VM exits begin."""
+
+NOT_IN_ROWS = ("title", "faults", "partial", "unfinished")
+"""What a result has and a row has not."""
 
 
 def run_point(description: dict[str, Any]) -> Row:
@@ -60,11 +63,16 @@ def row_of(description: dict[str, Any], result: dict[str, Any]) -> Row:
     grid: Row = description["grid"]
     row = dict(grid)
     for name, value in _result_columns(result):
-        if name not in grid:
-            row[name] = value
-        elif name != "seed":
-            row[f"result.{name}"] = value
+        if column := called(name, grid):
+            row[column] = value
     return {**row, "error": None, POINT: description["point"]}
+
+
+def called(name: str, varied: Collection[str]) -> str | None:
+    """What the column of a result is called beside the fields that vary; None: it is one of them."""
+    if name not in varied:
+        return name
+    return None if name == "seed" else f"result.{name}"
 
 
 def _result_columns(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -77,7 +85,7 @@ def _result_columns(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         elif name == "vms":
             for number, vm in enumerate(value):
                 yield from flattened(f"vms.{number}", vm)
-        elif name not in _NOT_IN_ROWS:
+        elif name not in NOT_IN_ROWS:
             yield from flattened(name, value)
 
 
@@ -85,9 +93,9 @@ def _exits(exits: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
     counts: dict[int, int] = {}
     for each in exits:
         counts[each["reason"]] = counts.get(each["reason"], 0) + each["count"]
-    yield f"{_EXITS}total", sum(counts.values())
+    yield f"{EXITS}total", sum(counts.values())
     for reason in sorted(counts):
-        yield f"{_EXITS}{reason}", counts[reason]
+        yield f"{EXITS}{reason}", counts[reason]
 
 
 def flattened(name: str, value: object) -> Iterator[tuple[str, Any]]:
@@ -126,4 +134,4 @@ def filled(rows: list[Row]) -> list[Row]:
 
 
 def _absent(name: str, row: Row) -> int | None:
-    return 0 if name.startswith(_EXITS) and row.get("error") is None else None
+    return 0 if name.startswith(EXITS) and row.get("error") is None else None

@@ -15,6 +15,7 @@ from ipivrs.grid_points import Plan
 from ipivrs.journal import Journal, journal_path
 from ipivrs.names import Engine
 from ipivrs.options import whole_number
+from ipivrs.row_checks import check_rows
 from ipivrs.rows import POINT, Row, columns_of, failed, filled
 from ipivrs.stopping import Stop
 from ipivrs.tables import check_name, in_the_way, read_table, write_table
@@ -184,7 +185,7 @@ class _Sweep:
         self._next_write = 0.0
         self._deaths: dict[str, int] = {}
         self._points = {point.key: point for point in plan.points}
-        self._refuse_strange(journal.path, journal.rows)
+        self._refuse_strange(journal.path, list(journal.rows))
         self._before = {} if journal.restarted else self._read()
         self._left = deque(point for point in plan.points if point.key not in self._done())
         self._again: deque[dict[str, Any]] = deque()
@@ -195,14 +196,20 @@ class _Sweep:
 
     def _read(self) -> dict[str, Row]:
         """What the results file has from before."""
-        rows: dict[str, Row] = {row[POINT]: row for row in read_table(self._out)}
-        self._refuse_strange(self._out, rows)
-        return {key: row | self._plan.values(self._points[key]) for key, row in rows.items()}
+        rows = read_table(self._out)
+        self._refuse_strange(self._out, [row[POINT] for row in rows.values() if row[POINT] is not None])
+        check_rows(self._out, rows, self._plan.columns, self._plan.engine)
+        return {row[POINT]: self._restored(row) for row in rows.values()}
 
-    def _refuse_strange(self, path: Path, rows: dict[str, Row]) -> None:
-        if strange := len(rows.keys() - self._points.keys()):
+    def _restored(self, row: Row) -> Row:
+        """A row with the values of the grid, whatever its file has there."""
+        values = self._plan.values(self._points[row[POINT]])
+        return values | row | values
+
+    def _refuse_strange(self, path: Path, points: list[str]) -> None:
+        if strange := sum(point not in self._points for point in points):
             raise in_the_way(
-                f"{path}: {strange} of its {len(rows)} points are not of this grid as it is now "
+                f"{path}: {strange} of its {len(points)} points are not of this grid as it is now "
                 "(values, scenario, policy, engine and the version of ipivrs count):\n",
                 "begin anew",
             )

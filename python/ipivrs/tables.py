@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,31 +110,46 @@ def _write_parquet(file: IO[bytes], rows: list[Row]) -> None:
     pa.parquet.write_table(pa.table(columns), file)
 
 
-def read_table(path: Path) -> list[Row]:
-    """The rows of a results file; none if it is not there.
+TOO_MANY = ""
+"""The column of cells that are beyond the last column of a CSV file."""
+
+
+def read_table(path: Path) -> dict[str, Row]:
+    """The rows of a results file by where they stand there, file and line; none if it is not there.
 
     Raises:
         SweepError: It is no results file.
     """
     if not path.exists():
-        return []
+        return {}
     try:
-        rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except (OSError, ValueError, csv.Error) as error:
         raise in_the_way(f"{path} cannot be read: {error}\n", "replace it") from error
-    if any(not row.get(POINT) for row in rows):
+    if columns and POINT not in columns:
         raise in_the_way(f"{path} is there and is no result of a sweep: ", "replace it")
     return rows
 
 
-def _read_parquet(path: Path) -> list[Row]:
-    rows: list[Row] = _pyarrow().parquet.read_table(path).to_pylist()
-    return rows
+def _read_parquet(path: Path) -> tuple[list[str], dict[str, Row]]:
+    table = _pyarrow().parquet.read_table(path)
+    return table.column_names, {f"{path}: row {number}": row for number, row in enumerate(table.to_pylist(), 1)}
 
 
-def _read_csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+def _read_csv(path: Path) -> tuple[list[str], dict[str, Row]]:
+    rows: dict[str, Row] = {}
+    # Spreadsheets put a byte order mark before the first column.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        columns = next(reader, [])
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                row = {name: _value(name, text) for name, text in zip_longest(columns, cells[: len(columns)])}
+                rest = cells[len(columns) :]
+                rows[f"{path}:{line}"] = row | {TOO_MANY: rest} if any(rest) else row
+            line = reader.line_num + 1
+    return columns, rows
 
 
 def _value(name: str, text: str | None) -> Any:  # noqa: ANN401
