@@ -117,6 +117,23 @@ def test_columns_of_different_rows_have_a_stable_order() -> None:
     assert [row["z"] for row in rows] == [None, None, 1]
 
 
+def test_what_did_not_happen_is_counted_as_0() -> None:
+    met = {"a": 1, "exits.1": 2, "latency.blocked.count": 3, "latency.blocked.p50": 7.5, "cycles": 9, "error": None}
+    other = {"a": 2, "exits.12": 4, "error": None}
+    failed = {"a": 3, "error": "x"}
+    _, row, none = filled([met, other, failed])
+    assert row == dict.fromkeys(met) | {"a": 2, "exits.1": 0, "exits.12": 4, "latency.blocked.count": 0}
+    assert none == dict.fromkeys(row) | {"a": 3, "error": "x"}
+
+
+def test_a_latency_that_some_points_do_not_have(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, '"host.pcpus" = [1, 2]\nseed = [1]'), tmp_path / "r.csv"
+    wanted = [False, True]
+    for rows in (ipivrs.sweep(grid, out=out).rows, ipivrs.sweep(grid, out=out).rows):
+        assert [row["latency.running.count"] > 0 for row in rows] == wanted
+        assert [row["latency.running.p50"] is not None for row in rows] == wanted
+
+
 def test_parquet(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "r.parquet"

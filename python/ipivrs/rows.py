@@ -1,5 +1,6 @@
 """One row for each point: the values that vary, and every number of the result by a flat name."""
 
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ POINT = "point"
 
 EXITS = "exits."
 """How the columns of VM exits begin."""
+
+# What a result names only where it happened.
+_COUNTED = re.compile(rf"{re.escape(EXITS)}\d+|latency\.\w+\.count")
 
 NOT_IN_ROWS = ("title", "faults", "partial", "unfinished")
 """What a result has and a row has not."""
@@ -128,10 +132,10 @@ def columns_of(rows: Iterable[Row]) -> list[str]:
 
 
 def filled(rows: list[Row]) -> list[Row]:
-    """The rows with the columns of all. Of an exit that did not happen there were 0; what is not known is None."""
+    """The rows with the columns of all. Of exits and interrupts that did not happen there were 0; the rest is None."""
     columns = columns_of(rows)
     return [{name: row[name] if name in row else _absent(name, row) for name in columns} for row in rows]
 
 
 def _absent(name: str, row: Row) -> int | None:
-    return 0 if name.startswith(EXITS) and row.get("error") is None else None
+    return 0 if _COUNTED.fullmatch(name) and row.get("error") is None else None
