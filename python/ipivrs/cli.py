@@ -303,24 +303,20 @@ def run(
         _remark_doubts(files, loaded)
         with watching() as progress:
             told = _given(progress=progress)
-            results = [
-                run_recording(what, **for_recordings, **told)
-                if isinstance(what, str)
-                else _run(file, what, **_given(engine=engine, profile=profile), log=outputs.log, **told)
-                for file, what in zip(files, loaded, strict=True)
-            ]
+            of_scenarios = _given(engine=engine, profile=profile) | {"log": outputs.log}
+            results = _in_turn(files, loaded, for_recordings | told, of_scenarios | told)
     lost = [message for result in results for message in outputs.write(result)]
     if json:
         dicts = [result.as_dict() for result in results]
-        show_json(dicts[0] if len(dicts) == 1 else dicts)
+        show_json(dicts[0] if len(files) == 1 else dicts)
     else:
         _show_results(results)
         for line in [] if lost else outputs.names():
             show(Text(line))
     if lost:
         raise BadInputError("; ".join(lost))
-    if any(isinstance(result, ScenarioResult) and result.partial for result in results):
-        complain("interrupted: the result is partial")
+    if _is_partial(results[-1]):
+        complain(_interrupted(len(results), len(files)))
         return INTERRUPTED
     return _VIOLATION if any(result.violations for result in results) else 0
 
@@ -350,9 +346,34 @@ def _load(file: str, options: dict[str, Any]) -> Scenario | str:
     return Scenario.model_validate(whole)
 
 
+def _in_turn(
+    files: list[str], loaded: list[Scenario | str], of_recordings: dict[str, Any], of_scenarios: dict[str, Any]
+) -> list[RunResult | ScenarioResult]:
+    """The results of one after the other; one that Ctrl-C ended is the last."""
+    results: list[RunResult | ScenarioResult] = []
+    for file, what in zip(files, loaded, strict=True):
+        ran = run_recording(what, **of_recordings) if isinstance(what, str) else _run(file, what, **of_scenarios)
+        results.append(ran)
+        if _is_partial(ran):
+            break
+    return results
+
+
+def _is_partial(result: RunResult | ScenarioResult) -> bool:
+    return isinstance(result, ScenarioResult) and result.partial
+
+
 def _run(file: str, scenario: Scenario, **options: Any) -> ScenarioResult:
     with mistakes_of(file):
         return scenario.run(**options)
+
+
+def _interrupted(ran: int, files: int) -> str:
+    if files == 1:
+        return "interrupted: the result is partial"
+    left = files - ran
+    others = f"{left} of {files} files {noun(left, 'was', 'were')} not run" if left else "all others are whole"
+    return f"interrupted: result {ran} is partial, {others}"
 
 
 def _refuse_unused(options: dict[str, Any], unused: bool, what: str) -> None:
