@@ -67,6 +67,7 @@ def fit(
         ProfileError: No such cost.
         RowsError: No rows to fit to, more costs than rows, a cost that no row depends on, or a row's scenario that
             cannot be run.
+        KeyboardInterrupt: Ctrl-C.
     """
     known = cost_names()
     _are_costs(costs)

@@ -14,6 +14,7 @@ from ipivrs.policies import beside
 from ipivrs.profiles import Profile, ProfileError
 from ipivrs.scenario import Scenario, in_folder
 from ipivrs.scenario_text import FieldError, ScenarioError, load, mistakes
+from ipivrs.simulation import whole
 from ipivrs.statements import Flag, Table
 
 
@@ -162,6 +163,7 @@ def predict(row: Row, profile: Profile) -> float:
 
     Raises:
         RowsError: The row's scenario cannot be run.
+        KeyboardInterrupt: Ctrl-C.
     """
     try:
         return _predict(row, profile)
@@ -170,13 +172,13 @@ def predict(row: Row, profile: Profile) -> float:
 
 
 def _predict(row: Row, profile: Profile) -> float:
-    result = row.scenario.run(engine="virtual-time", profile=profile)
+    result = whole(row.scenario.run(engine="virtual-time", profile=profile))
     cycles = result.cycles or 0
     if row.quantity == "cycles":
         return cycles / row.per
     if row.quantity == "notifications":
         return result.notifications["sent"] / result.seconds
-    before = row.compared().run(engine="virtual-time", profile=profile).cycles or 0
+    before = whole(row.compared().run(engine="virtual-time", profile=profile)).cycles or 0
     if row.quantity == "speed-up":
         return 100 * (before / cycles - 1)
     saved = 100 * (1 - cycles / before)
@@ -195,6 +197,7 @@ def compare(
 
     Raises:
         RowsError: A row's scenario cannot be run.
+        KeyboardInterrupt: Ctrl-C.
     """
     rows: list[Comparison] = []
     for row in measurements.row:

@@ -10,6 +10,7 @@ from typing import Any
 from ipivrs import __version__
 from ipivrs.profiles import Profile
 from ipivrs.scenario import Scenario
+from ipivrs.simulation import whole
 from ipivrs.wording import how_many
 
 Row = dict[str, Any]
@@ -33,12 +34,15 @@ def run_point(description: dict[str, Any]) -> Row:
 
     Args:
         description: As `Plan.description` makes it, in plain types.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C: the point has no row.
     """
     try:
         scenario = Scenario.model_validate(description["scenario"])
         costs = description["costs"] and Profile.model_validate(description["costs"])
         with _policy(description) as policy:
-            result = scenario.run(policy=policy, engine=description["engine"], profile=costs).as_dict()
+            result = whole(scenario.run(policy=policy, engine=description["engine"], profile=costs)).as_dict()
         return row_of(description, result if costs is None else result | {"profile": description["profile"]})
     except Exception as error:  # a point that fails is a row too, and the sweep goes on
         return failed(description, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")

@@ -257,6 +257,17 @@ class ScenarioResult(Tabular, Drawable):
         )
 
 
+def whole(result: ScenarioResult) -> ScenarioResult:
+    """A result whose figures stand for the scenario, as those of a partial one do not.
+
+    Raises:
+        KeyboardInterrupt: It is partial: Ctrl-C ended the run, which kept it.
+    """
+    if result.partial:
+        raise KeyboardInterrupt
+    return result
+
+
 @contextmanager
 def _refusals_have_fields() -> Iterator[None]:
     """What the core refuses is about a field of the scenario.
