@@ -1,10 +1,11 @@
 """Ctrl-C: no figure is made of a part of a run, and no file is left half written."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -13,7 +14,9 @@ from ipivrs import _core, profiles, published
 from ipivrs.fitting import fit
 from ipivrs.grid import find_grid
 from ipivrs.grid_points import Plan
+from ipivrs.replacing import replace, replace_text
 from ipivrs.rows import run_point
+from shipped import X2APIC_BOOT
 from sweeps import write_grid
 
 Interrupt = Callable[[int], list[int]]
@@ -105,3 +108,60 @@ def test_of_several_files_none_begins_after_ctrl_c(
     result = shell(*words, "--json")
     assert result.exit_code == 130
     assert [done["partial"] for done in json.loads(result.stdout)] == [False] * (number - 1) + [True]
+
+
+def half(file: IO[bytes], *_: object) -> None:
+    file.write(b"half of a fi")
+    raise KeyboardInterrupt
+
+
+def test_a_trace_that_is_interrupted_leaves_what_was_there(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trace = pytest.importorskip("ipivrs.reports.perfetto_trace")
+    monkeypatch.setattr(trace, "write", half)
+    out = tmp_path / "out.pftrace"
+    result = shell("run", X2APIC_BOOT, "--perfetto", out)
+    assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+    out.write_text("before", encoding="utf-8")
+    assert shell("run", X2APIC_BOOT, "--perfetto", out).exit_code == 130
+    assert [(file, file.read_text()) for file in tmp_path.iterdir()] == [(out, "before")]
+
+
+@pytest.mark.parametrize("words", [("run", X2APIC_BOOT, "--report"), ("check", "kvm", "--save")])
+def test_what_is_written_beside_an_answer_is_put_into_place_whole(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    pytest.importorskip("jinja2")
+
+    def no_sync(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", no_sync)
+    assert shell(*words, tmp_path / "out").exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions_and_its_link(tmp_path: Path) -> None:
+    out, link = tmp_path / "out", tmp_path / "link"
+    out.write_text("before", encoding="utf-8")
+    out.chmod(0o640)
+    link.symlink_to(out)
+    replace_text(link, "\u00e4fter")
+    found = (out.read_text(encoding="utf-8"), out.stat().st_mode & 0o777, link.is_symlink())
+    assert found == ("\u00e4fter", 0o640, True)
+    replace_text(tmp_path / "new", "")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "new", "out"]
+
+
+def test_a_stream_is_written_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    replace(pipe, lambda file: file.write(b"text"))
+    with (tmp_path / "out").open("wb") as out:
+        replace(Path(f"/dev/fd/{out.fileno()}"), lambda file: file.write(b"text"))
+        assert (tmp_path / "out").stat().st_ino == os.fstat(out.fileno()).st_ino
+    assert (os.read(reader, 10), pipe.is_fifo()) == (b"text", True)
+    os.close(reader)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "pipe"]

@@ -16,6 +16,7 @@ from ipivrs.fitting import fit as fit_profile
 from ipivrs.options import BadInputError, check_writable, refusals_are_bad_input
 from ipivrs.profiles import Profile
 from ipivrs.published import Comparison, RowsError
+from ipivrs.replacing import replace_text
 from ipivrs.sections import section, table
 from ipivrs.speed_command import bench_speed
 from ipivrs.terminal import show, show_json
@@ -195,7 +196,7 @@ def _check_out(path: Path, read: Path | str) -> None:
 
 def _write(path: Path, profile: Profile) -> None:
     try:
-        path.write_text(profile.toml(), encoding="utf-8")
+        replace_text(path, profile.toml())
     except OSError as error:
         raise BadInputError(f"--out {path}: {error.strerror}") from error
 

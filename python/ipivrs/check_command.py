@@ -19,6 +19,7 @@ from ipivrs.laboratory import LIMITS, CheckResult, Subject, subject
 from ipivrs.mutation import Mutant, changes, mutant
 from ipivrs.options import BadInputError, check_writable, choice, number, option, refusals_are_bad_input
 from ipivrs.progress import Progress
+from ipivrs.replacing import replace_text
 from ipivrs.starting import INTERRUPTED
 from ipivrs.terminal import complain, show, show_json, width
 from ipivrs.variants import Mutation
@@ -179,7 +180,7 @@ def _check(what: Subject, limits: dict[str, int | None], save: str | None, json:
 
 def _write(path: str, result: CheckResult) -> None:
     try:
-        Path(path).write_text(json_format.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+        replace_text(Path(path), json_format.dumps(result.as_dict(), indent=2) + "\n")
     except OSError as error:
         raise BadInputError(f"--save {path}: {error.strerror}") from error
 

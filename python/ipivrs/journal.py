@@ -8,8 +8,9 @@ from typing import Any
 
 from ipivrs import __version__
 from ipivrs.grid import SweepError
+from ipivrs.replacing import sync_folder
 from ipivrs.rows import POINT, Row
-from ipivrs.tables import in_the_way, sync_folder
+from ipivrs.tables import in_the_way
 
 _KIND = "ipivrs-sweep"
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from ipivrs import speed
 from ipivrs.bars import steps
 from ipivrs.options import BadInputError, check_writable, did_you_mean
+from ipivrs.replacing import replace_text
 from ipivrs.sections import table
 from ipivrs.speed import Row
 from ipivrs.starting import INTERRUPTED
@@ -95,7 +96,7 @@ def _saved(file: str) -> dict[str, Any]:
 
 def _write(file: str, rows: list[Row]) -> None:
     try:
-        Path(file).write_text(json_text.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        replace_text(Path(file), json_text.dumps(rows, indent=2) + "\n")
     except OSError as error:
         raise BadInputError(f"--save {file}: {error.strerror}") from error
 

@@ -2,15 +2,14 @@
 
 import csv
 import json
-import os
 import re
-from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
 from ipivrs.frames import mixed
 from ipivrs.grid import SweepError
+from ipivrs.replacing import replace
 from ipivrs.rows import POINT, Row
 
 _SUFFIXES = (".csv", ".parquet")
@@ -60,32 +59,9 @@ def write_table(path: Path, rows: list[Row]) -> None:
     """
     write = _write_parquet if path.suffix == ".parquet" else _write_csv
     try:
-        _replace(path, lambda file: write(file, rows))
+        replace(path, lambda file: write(file, rows))
     except OSError as error:
         raise SweepError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    # Only who has the journal writes; what a kill leaves of this is overwritten by the sweep that goes on.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the name of a new file durable, as its contents are."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _write_csv(file: IO[bytes], rows: list[Row]) -> None:

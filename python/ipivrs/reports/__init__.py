@@ -8,6 +8,8 @@ from importlib import import_module
 from os import PathLike
 from pathlib import Path
 
+from ipivrs.replacing import replace, replace_text
+
 NEEDS = {"report": "jinja2", "perfetto": "perfetto.protos.perfetto.trace.perfetto_trace_pb2"}
 """The module behind each kind of file."""
 
@@ -48,7 +50,7 @@ class Drawable(ABC):  # noqa: B024 (a mixin: results are made of it, it is nothi
         from ipivrs.reports.telling import facts_and_story  # noqa: PLC0415
 
         facts, story = facts_and_story(self)
-        Path(path).write_text(page(facts, story), encoding="utf-8")
+        replace_text(Path(path), page(facts, story))
 
     def perfetto(self, path: str | PathLike[str]) -> None:
         """Write a trace for the Perfetto UI (https://ui.perfetto.dev) and its trace processor.
@@ -71,5 +73,4 @@ class Drawable(ABC):  # noqa: B024 (a mixin: results are made of it, it is nothi
         facts, story = facts_and_story(self)
         if story is None:
             raise ValueError(f"a trace needs times: {facts.why_no_story}")
-        with Path(path).open("wb") as file:
-            write(file, facts, story)
+        replace(Path(path), lambda file: write(file, facts, story))
