@@ -55,6 +55,14 @@ def test_the_index_names_every_recording() -> None:
 
 
 @every_recording
+def test_the_index_says_how_many_vcpus_a_recording_shows(path: Path) -> None:
+    index = (EXAMPLES / "INDEX.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {re.escape(stem(path))}\S*.*\| (?:host|guest) \| (\d+) \|", index, re.MULTILINE)
+    assert row is not None
+    assert int(row[1]) == len(replay(path).recording["vcpus"])
+
+
+@every_recording
 def test_ipis_are_as_many_as_the_recorder_wrote(path: Path) -> None:
     counts = replay(path).counters
     assert (counts["total"], counts["virtualized"] + counts["self"]) == EXPECTED[stem(path)]
