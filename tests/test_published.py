@@ -152,6 +152,7 @@ def test_other_solutions_that_are_as_good_are_named(shipped_fit: Fit, shell: She
     assert least <= shipped_fit.cycles["notification_flight"] <= most
     assert least < most
     text = shell("profile", "fit", "ipiv-v4").stdout
+    assert "others that were tried fit as well, this is the nearest of them to --from: notification_flight" in text
     assert f"notification_flight from {least} to {most}" in text
     again = fit(published.find("ipiv-v4"), shipped_fit.profile, FITTED)
     assert again.cycles == shipped_fit.cycles  # the nearest to where it begins

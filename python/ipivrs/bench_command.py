@@ -20,6 +20,7 @@ from ipivrs.replacing import replace_text
 from ipivrs.sections import section, table
 from ipivrs.speed_command import bench_speed
 from ipivrs.terminal import show, show_json
+from ipivrs.wording import difference, rounded
 
 bench = typer.Typer(help="Measurements, and what ipivrs says about them.", rich_markup_mode=None)
 profile = typer.Typer(help="Cost profiles: what acts cost in virtual time.", rich_markup_mode=None)
@@ -80,11 +81,10 @@ def _comparison(rows: list[Comparison], profile: str) -> Group:
         notes: list[Text] = []
         for row in (row for row in rows if row["source"] == source):
             digits = 0 if row["unit"] in {"cycles", "per second"} else 2
-            measured = row["published"] if row["measured"] is None else f"{row['measured']:,.{digits}f}"
+            measured = row["published"] if row["measured"] is None else rounded(row["measured"], digits)
             how = "fitted" if row["fitted"] else "predicted"
-            lines.add_row(
-                row["name"], measured, f"{row['predicted']:,.{digits}f}", _error(row, digits), row["unit"], how
-            )
+            predicted = rounded(row["predicted"], digits)
+            lines.add_row(row["name"], measured, predicted, _error(row, digits), row["unit"], how)
             if row["between"] is not None:
                 least, most = (f"{end:,.0f}" for end in row["between"])
                 beyond = "" if row["factor"] == 1 else "; the error is in times its nearer end"
@@ -100,7 +100,7 @@ def _comparison(rows: list[Comparison], profile: str) -> Group:
 def _error(row: Comparison, digits: int) -> str:
     """How far a prediction is off: in the row's unit, or how many times beyond an order of magnitude."""
     if row["error"] is not None:
-        return f"{row['error']:+,.{digits}f}{' points' if row['unit'] == '%' else ''}"
+        return f"{difference(row['error'], digits)}{' points' if row['unit'] == '%' else ''}"
     if row["factor"] is None:
         return "-"
     if row["factor"] == 1:
@@ -207,14 +207,14 @@ def _fit(found: Fit, before: Profile, start: str, out: str | None) -> Group:
         costs.add_row(name, str(cycles), str(before.cost[name].cycles), profiles.cost_names()[name][1])
     rows = table("row", ">off by, in cycles")
     for name, residual in zip(found.rows, found.residuals, strict=True):
-        rows.add_row(name, f"{residual:+.1f}")
+        rows.add_row(name, difference(residual, 1))
     notes = [f"sum of squares: {found.sum_of_squares:,.1f}"]
     notes += [f"{name} is as low as it can be: the other costs leave it nothing" for name in found.at_least]
     notes += [f"{name} is as high as it can be: more would be needed" for name in found.at_most]
     notes += [_one_sum(names) for names in found.not_told_apart]
     if found.as_good:
         ends = ", ".join(f"{name} from {least} to {most}" for name, (least, most) in found.as_good.items())
-        notes.append(f"others fit as well, this is the nearest to --from: {ends}")
+        notes.append(f"others that were tried fit as well, this is the nearest of them to --from: {ends}")
     notes.append(f"the {len(found.fixed)} other costs stayed as they were: `ipivrs profile show {start}` shows them")
     if out is not None:
         notes.append(f"{out}: all of them with their sources, for --profile")

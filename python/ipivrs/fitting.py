@@ -9,6 +9,7 @@ import numpy as np
 from ipivrs.least_squares import LeastSquares, Numbers
 from ipivrs.profiles import MOST_CYCLES, Cost, Profile, ProfileError, cost_names, unknown_cost
 from ipivrs.published import Measurements, Row, RowsError, predict
+from ipivrs.wording import difference
 
 # What comes once in a run, and not in each of its rounds, changes a row by less.
 _LEAST_SLOPE = 0.01
@@ -25,7 +26,8 @@ class Fit:
     (predicted less measured). `at_least` and `at_most` name the costs that are as low, or as high, as they can be:
     others took their part. The rows tell only what the costs in a group of `not_told_apart` come to together: how it
     is divided follows from the start. `as_good` has the other costs that may be something else with the same sum of
-    squared residuals: from the least to the most that was tried. Taken is what is nearest to the start.
+    squared residuals: from the least to the most of what was tried, which depends on the start and need not be all.
+    Taken is what of it is nearest to the start.
     """
 
     profile: Profile
@@ -106,7 +108,7 @@ def _fitted(
     measurements: Measurements, start: Profile, cycles: dict[str, int], off: Sequence[tuple[Row, float]]
 ) -> Profile:
     """The start with the fitted costs, which say what they come from."""
-    rows = "; ".join(f"{row.name} ({residual:+.1f})" for row, residual in off)
+    rows = "; ".join(f"{row.name} ({difference(residual, 1)})" for row, residual in off)
     begun = start.title or "a profile without a title"
     fitted = (
         f"Fitted by `ipivrs profile fit` to {measurements.title} ({measurements.source}), "

@@ -17,6 +17,7 @@ from ipivrs.sections import table
 from ipivrs.speed import Row
 from ipivrs.starting import INTERRUPTED
 from ipivrs.terminal import complain, show, show_json
+from ipivrs.wording import difference
 
 _SAVED = "give a file that `ipivrs bench speed --save` wrote"
 _NEEDED = {"name", "value", "ratio"}
@@ -135,7 +136,7 @@ def _change(row: Row, old: dict[str, Any] | None) -> tuple[str, str]:
     if not isinstance(was, int | float) or was == 0:
         return "", ""
     now = row["value"] if row["ratio"] is None else row["ratio"]
-    return _digits(was), f"{100 * (now / was - 1):+.1f} %"
+    return _digits(was), f"{difference(100 * (now / was - 1), 1)} %"
 
 
 def _digits(value: float | None) -> str:

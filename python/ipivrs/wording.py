@@ -26,6 +26,17 @@ def kinds(violations: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(violation["kind"] for violation in violations if "count" not in violation))
 
 
+def rounded(value: float, digits: int) -> str:
+    """A number with so many digits behind the point; what is rounded to 0 has no sign."""
+    return difference(value, digits).removeprefix("+")
+
+
+def difference(value: float, digits: int) -> str:
+    """The same with its sign in front: "+1.5", "-1.5", "0.0"."""
+    text = f"{value:+,.{digits}f}"
+    return text if text.strip("+-0.") else text[1:]
+
+
 def times(count: int) -> str:
     """How often: "once", "2 times"."""
     return "once" if count == 1 else f"{count} times"
