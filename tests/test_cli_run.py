@@ -180,3 +180,18 @@ def test_a_file_name_that_is_no_text_is_a_file_name(process: Process, tmp_path: 
     done = process("run", os.fsdecode(odd))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{tmp_path}/\N{REPLACEMENT CHARACTER}.data" in done.stdout
+
+
+def test_fewer_vcpus_than_are_recorded_change_nothing_and_that_is_said(shell: Shell) -> None:
+    result = shell("run", GUEST_SIDE, "--vcpus", "1")
+    said = f"note: {GUEST_SIDE}: 2 vCPUs are in the recording, --vcpus 1 changes nothing\n"
+    assert (result.exit_code, result.stderr) == (0, said)
+    assert shell("run", GUEST_SIDE, "--vcpus", "2").stderr == ""
+    result = shell("run", X2APIC_BOOT, "--vcpus", "1")
+    assert "VM 0 has 2 vCPUs in the recording, more than the 1 declared" in result.stdout
+    assert result.stderr == ""
+
+
+def test_no_name_is_no_file() -> None:
+    with pytest.raises(ipivrs.RecordingError, match="the name of a file is empty: give a recording or a scenario"):
+        ipivrs.run("")

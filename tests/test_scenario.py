@@ -239,6 +239,10 @@ def test_the_report_says_how_it_was_obtained(shell: Shell) -> None:
 def test_a_recording_takes_no_options_of_a_scenario() -> None:
     with pytest.raises(TypeError, match="secnods is no option of a scenario; did you mean seconds"):
         ipivrs.run(storm(), secnods=3)  # type: ignore[call-overload]  # that is the point
+    with pytest.raises(TypeError, match="apic is an option of recordings, and this is a scenario"):
+        ipivrs.run(storm(), apic="xapic")  # type: ignore[call-overload]  # that is the point
+    with pytest.raises(TypeError, match="seed is an option of scenarios, and this is a recording"):
+        ipivrs.run("perf.data", seed=3)  # type: ignore[call-overload]  # that is the point
     with pytest.raises(ValueError, match='engine must be "threads"'):
         ipivrs.run(storm(), engine="fast")  # type: ignore[call-overload]  # that is the point
 

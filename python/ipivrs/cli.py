@@ -305,6 +305,7 @@ def run(
             told = _given(progress=progress)
             of_scenarios = _given(engine=engine, profile=profile) | {"log": outputs.log}
             results = _in_turn(files, loaded, for_recordings | told, of_scenarios | told)
+    _remark_more_vcpus(results, for_recordings.get("vcpus"))
     lost = [message for result in results for message in outputs.write(result)]
     if json:
         dicts = [result.as_dict() for result in results]
@@ -424,6 +425,15 @@ def _remark_doubts(files: list[str], loaded: list[Scenario | str]) -> None:
             source = read(Path(file))
             for line in shortened(source.about(*doubt) for doubt in found).split("\n"):
                 remark(line)
+
+
+def _remark_more_vcpus(results: list[RunResult | ScenarioResult], given: int | None) -> None:
+    """What was recorded on a host says so itself, VM by VM."""
+    for result in results:
+        if given is None or not isinstance(result, RunResult) or result.recording["side"] == "host":
+            continue
+        if (shown := len(result.recording["vcpus"])) > given:
+            remark(f"{result.recording['path']}: {shown} vCPUs are in the recording, --vcpus {given} changes nothing")
 
 
 def _show_results(results: list[RunResult | ScenarioResult]) -> None:

@@ -479,7 +479,7 @@ def run_recording(
             a KVM host) or ipi:ipi_send_cpu (recorded inside a Linux guest).
         apic: The guest's APIC mode where the recording does not show it; default x2APIC.
         apic_ids: The APIC ID of vCPU 0, 1, ... where the recording does not show it; default 0, 1, ...
-        vcpus: How many vCPUs there are, 1 to 65536, if more than the recording shows.
+        vcpus: How many vCPUs there are, 1 to 65536, if more than the recording shows; fewer changes nothing.
         last_index: The last PID-pointer index, 0 to 65535; default the highest APIC ID.
         pace: Threads: "recorded" (the default): in the order of the recording, each when the one before it has arrived.
             "free": each sender as fast as it can.
@@ -501,6 +501,8 @@ def run_recording(
         PolicyError: The policy has a mistake: file, line and column.
         KeyboardInterrupt: Ctrl-C; the threads are stopped first.
     """
+    if not os.fspath(path):
+        raise _core.RecordingError("the name of a file is empty: give a recording or a scenario")
     check_whole_numbers(_RANGES, vcpus=vcpus, last_index=last_index, process=process)
     if apic_ids is not None:
         apic_ids = _each_its_own(apic_ids)

@@ -160,14 +160,14 @@ def run(what: "Scenario | str | os.PathLike[str]", **options: Any) -> RunResult 
         TypeError: An option is not one of recordings, or of scenarios.
     """
     if isinstance(what, Scenario):
-        _check(options, _SCENARIO_OPTIONS, "a scenario")
+        _check(options, _SCENARIO_OPTIONS, "a scenario", _RECORDING_OPTIONS, "recordings")
         return _run_scenario(what, **options)
     if Path(os.fspath(what)).suffix == ".toml":
-        _check(options, _SCENARIO_OPTIONS, "a scenario")
+        _check(options, _SCENARIO_OPTIONS, "a scenario", _RECORDING_OPTIONS, "recordings")
         path = os.fspath(what)
         with mistakes_of(path):
             return _run_scenario(load(path, options.get("policy")), **options)
-    _check(options, _RECORDING_OPTIONS, "a recording")
+    _check(options, _RECORDING_OPTIONS, "a recording", _SCENARIO_OPTIONS, "scenarios")
     return run_recording(what, **options)
 
 
@@ -187,7 +187,9 @@ def _run_scenario(
     return scenario.run(seconds=seconds, policy=policy, engine=engine, profile=profile, log=log, progress=progress)
 
 
-def _check(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+def _check(options: dict[str, Any], known: tuple[str, ...], what: str, of_others: tuple[str, ...], others: str) -> None:
     for name in options:
+        if name not in known and name in of_others:
+            raise TypeError(f"{name} is an option of {others}, and this is {what}")
         if name not in known:
             raise TypeError(f"{name} is no option of {what}{did_you_mean(name, list(known))}")
