@@ -15,7 +15,7 @@ from ipivrs.grid_points import Plan
 from ipivrs.journal import Journal, journal_path
 from ipivrs.names import Engine
 from ipivrs.options import whole_number
-from ipivrs.row_checks import check_rows
+from ipivrs.row_checks import checked_rows
 from ipivrs.rows import POINT, Row, columns_of, failed, filled
 from ipivrs.stopping import Stop
 from ipivrs.tables import check_name, in_the_way, read_table, write_table
@@ -196,15 +196,9 @@ class _Sweep:
 
     def _read(self) -> dict[str, Row]:
         """What the results file has from before."""
-        rows = read_table(self._out)
+        rows = read_table(self._out, self._plan.columns)
         self._refuse_strange(self._out, [row[POINT] for row in rows.values() if row[POINT] is not None])
-        check_rows(self._out, rows, self._plan.columns, self._plan.engine)
-        return {row[POINT]: self._restored(row) for row in rows.values()}
-
-    def _restored(self, row: Row) -> Row:
-        """A row with the values of the grid, whatever its file has there."""
-        values = self._plan.values(self._points[row[POINT]])
-        return values | row | values
+        return {row[POINT]: row for row in checked_rows(self._out, rows, self._plan)}
 
     def _refuse_strange(self, path: Path, points: list[str]) -> None:
         if strange := sum(point not in self._points for point in points):

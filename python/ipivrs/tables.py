@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections.abc import Collection
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,7 @@ from ipivrs.replacing import replace
 from ipivrs.rows import POINT, Row
 
 _SUFFIXES = (".csv", ".parquet")
+_DELIMITERS = {";": "semicolons", "\t": "tabs"}
 _WORDS = ("engine", "profile", "policy", "version", "violations.first", "error", POINT)
 
 
@@ -71,10 +73,11 @@ def _write_csv(file: IO[bytes], rows: list[Row]) -> None:
 
     writer = csv.writer(Text(), lineterminator="\n")
     writer.writerow(rows[0] if rows else [POINT])
-    writer.writerows([_cell(value) for value in row.values()] for row in rows)
+    writer.writerows([cell(value) for value in row.values()] for row in rows)
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """What is written of a value."""
     if isinstance(value, bool | list | dict):
         return json.dumps(value)
     return "" if value is None else value
@@ -90,8 +93,12 @@ TOO_MANY = ""
 """The column of cells that are beyond the last column of a CSV file."""
 
 
-def read_table(path: Path) -> dict[str, Row]:
+def read_table(path: Path, varied: Collection[str] = ()) -> dict[str, Row]:
     """The rows of a results file by where they stand there, file and line; none if it is not there.
+
+    Args:
+        path: The file.
+        varied: The fields of the grid; in CSV their values stay text.
 
     Raises:
         SweepError: It is no results file.
@@ -99,9 +106,12 @@ def read_table(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
     try:
-        columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, varied)
     except (OSError, ValueError, csv.Error) as error:
         raise in_the_way(f"{path} cannot be read: {error}\n", "replace it") from error
+    if path.suffix == ".csv" and len(columns) == 1 and (delimiter := _delimiter(columns[0])):
+        what = f"{path}:1: between its columns are {delimiter}, not commas: save it with commas, "
+        raise in_the_way(f"{what}and it is read; or else ", "replace it")
     if columns and POINT not in columns:
         raise in_the_way(f"{path} is there and is no result of a sweep: ", "replace it")
     return rows
@@ -112,27 +122,35 @@ def _read_parquet(path: Path) -> tuple[list[str], dict[str, Row]]:
     return table.column_names, {f"{path}: row {number}": row for number, row in enumerate(table.to_pylist(), 1)}
 
 
-def _read_csv(path: Path) -> tuple[list[str], dict[str, Row]]:
+def _delimiter(header: str) -> str | None:
+    """What is between the columns of a header that has no commas: spreadsheets take what their language has."""
+    return next((words for sign, words in _DELIMITERS.items() if POINT in header.split(sign)[1:]), None)
+
+
+def _read_csv(path: Path, varied: Collection[str]) -> tuple[list[str], dict[str, Row]]:
     rows: dict[str, Row] = {}
+    words = {*_WORDS, *varied}
     # Spreadsheets put a byte order mark before the first column.
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         columns = next(reader, [])
         line = reader.line_num + 1
         for cells in reader:
-            if cells:
-                row = {name: _value(name, text) for name, text in zip_longest(columns, cells[: len(columns)])}
+            # Of a row that was emptied, they leave the commas.
+            if any(cells):
+                row = {
+                    name: (text or None) if name in words else _value(text)
+                    for name, text in zip_longest(columns, cells[: len(columns)])
+                }
                 rest = cells[len(columns) :]
                 rows[f"{path}:{line}"] = row | {TOO_MANY: rest} if any(rest) else row
             line = reader.line_num + 1
     return columns, rows
 
 
-def _value(name: str, text: str | None) -> Any:  # noqa: ANN401
+def _value(text: str | None) -> Any:  # noqa: ANN401
     if not text:
         return None
-    if name in _WORDS:
-        return text
     if text in ("true", "false"):
         return text == "true"
     if re.fullmatch(r"-?\d+", text):
