@@ -129,6 +129,24 @@ def test_sweep(shell: Shell, tmp_path: Path) -> None:
     assert result["done"] == 2
 
 
+def test_sweep_of_tables_and_lists(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    group = '{ vcpus = 0, program = [{ self = 0xF6 }, "hlt"] }'
+    (tmp_path / "one.toml").write_text(
+        '[[vm]]\nvcpus = 2\nworkload = { name = "ping", rounds = 5 }\n', encoding="utf-8"
+    )
+    axes = (
+        '"vm.0.workload" = [{ name = "ping", rounds = 10 }, { name = "storm", rounds = 10 }]',
+        '"chaos" = [{}, { migrate = true }]',
+        f'"vm.0.group" = [[], [{group}]]',
+    )
+    for axis in axes:
+        file.write_text(f'scenario = "one.toml"\n[grid]\n{axis}\n', encoding="utf-8")
+        result = printed(shell, "sweep", file, "--out", tmp_path / "out.csv", "--workers", "1", "--restart")
+        valid("sweep", result)
+        assert {type(next(iter(row.values()))) for row in result["rows"]} <= {dict, list}
+
+
 def test_bench_published(shell: Shell) -> None:
     valid("bench-published", printed(shell, "bench", "published", "sn-in-host"))
 
