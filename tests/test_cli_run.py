@@ -71,6 +71,16 @@ def test_the_report_is_the_same_each_time_but_for_the_timing(process: Process) -
     assert without_timing(one.stdout) == without_timing(other.stdout)
 
 
+def test_notes_of_several_files_have_whose_they_are(shell: Shell) -> None:
+    result = shell("run", X2APIC_BOOT, XAPIC_BOOT, GUEST_SIDE)
+    notes = result.stdout.partition("\nNotes\n")[2].splitlines()
+    boots = "linux-boot-long-x2apic-smp2, linux-boot-long-xapic-smp2"
+    assert any(f"- {boots}: no kvm_hypercall and no kvm_apicv_inhibit_changed" in note for note in notes)
+    assert any("- native-sched-messaging: recorded inside a guest" in note for note in notes)
+    common = shell("run", X2APIC_BOOT, XAPIC_BOOT).stdout.partition("\nNotes\n")[2]
+    assert common.count("- no kvm_hypercall and") == 1
+
+
 def test_several_files_stand_side_by_side(shell: Shell) -> None:
     result = shell("run", X2APIC_BOOT, XAPIC_BOOT)
     assert result.exit_code == 0

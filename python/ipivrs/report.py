@@ -80,9 +80,8 @@ def side_by_side(results: list[RunResult]) -> RenderableType:
         )
         for name, result in zip(_names(results), results, strict=True)
     ]
-    # What several recordings have in common is said once.
-    notes = dict.fromkeys(note.plain for result in results for note in _notes(result))
-    return Group(_comparison(results), *sentences, *([section("Notes", *map(Text, notes))] if notes else []))
+    notes = list(_whose_notes(results))
+    return Group(_comparison(results), *sentences, *([section("Notes", *notes)] if notes else []))
 
 
 def verdict(result: RunResult) -> Text:
@@ -237,6 +236,16 @@ def _vcpus(result: RunResult) -> Iterator[RenderableType]:
             numbers = (str(vcpu[key]) for key in ("ipis_sent", "virtualized", "received"))
             rows.add_row(name, str(vcpu["apic_id"]), thread, *numbers, vcpu["name"])
         yield rows
+
+
+def _whose_notes(results: list[RunResult]) -> Iterator[Text]:
+    """The notes of several recordings: what all have in common is said once, the rest with whose it is."""
+    whose: dict[str, list[str]] = {}
+    for name, result in zip(_names(results), results, strict=True):
+        for note in dict.fromkeys(note.plain for note in _notes(result)):
+            whose.setdefault(note, []).append(name)
+    for note, names in whose.items():
+        yield Text(note if len(names) == len(results) else f"- {', '.join(names)}: {note.removeprefix('- ')}")
 
 
 _MORE_EVENTS = ("kvm_hypercall", "kvm_apicv_inhibit_changed")
