@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -249,12 +250,38 @@ def test_what_is_no_result_of_a_sweep_is_left_alone(tmp_path: Path) -> None:
     assert journal_of(out).read_text() == "my own\n"
 
 
-def test_a_damaged_line_in_the_middle_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_line_in_the_middle_is_refused(tmp_path: Path, shell: Shell) -> None:
+    """What is to be done about it loses no row: not the other lines', and not those of the results file."""
     grid, out = write_grid(tmp_path, SEEDS), tmp_path / "r.csv"
     lines = saved_journal(grid, out)
-    journal_of(out).write_text("".join([*lines[:2], "garbage\n", *lines[3:]]))
-    with pytest.raises(ipivrs.SweepError, match="journal:3: this is no line"):
-        ipivrs.sweep(grid, out=out)
+    damaged = "".join([*lines[:2], "garbage\n", *lines[3:]])
+    journal_of(out).write_text(damaged)
+    no_line = "this is no line of a sweep's journal"
+    said = f"error: {journal_of(out)}:3: {no_line}: delete this line, and its point is run again; "
+    rest = "or else give --out another name, or --restart to begin anew\n"
+    assert shell("sweep", grid, "--out", out).stderr == said + rest
+    journal_of(out).write_text("".join([*lines[:2], *lines[3:]]))
+    assert ipivrs.sweep(grid, out=out).ran == 1
+    journal_of(out).write_text(damaged)
+    remove = f"if {out} has the rows, remove the journal, and only what is not there is run; "
+    assert shell("sweep", grid, "--out", out).stderr == f"{said}or {remove}{rest}"
+    journal_of(out).write_text("garbage\n")
+    first = f"error: {journal_of(out)}:1: {no_line}: "
+    assert shell("sweep", grid, "--out", out).stderr == f"{first}{remove}{rest}"
+    journal_of(out).unlink()
+    assert ipivrs.sweep(grid, out=out).ran == 0
+
+
+def test_ctrl_c_that_reaches_the_workers_ends_no_point(tmp_path: Path) -> None:
+    grid, out = write_grid(tmp_path, "seed = [1, 2, 3]", SLOW), tmp_path / "r.csv"
+    process = begun(grid, out, "--workers", "1", "--json")
+    (worker,) = workers_of(process.pid)
+    os.kill(worker, signal.SIGINT)
+    stdout, _ = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(stdout)["errors"]) == (0, 0)
+    interrupted = out.read_bytes()
+    ipivrs.sweep(grid, out=out, restart=True)
+    assert out.read_bytes() == interrupted
 
 
 def test_two_sweeps_do_not_write_one_file(tmp_path: Path) -> None:

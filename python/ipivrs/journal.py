@@ -13,11 +13,12 @@ from ipivrs.rows import POINT, Row
 from ipivrs.tables import in_the_way
 
 _KIND = "ipivrs-sweep"
+_SUFFIX = ".journal"
 
 
 def journal_path(out: Path) -> Path:
     """Where the journal of a results file is."""
-    return out.with_name(f"{out.name}.journal")
+    return out.with_name(f"{out.name}{_SUFFIX}")
 
 
 class Journal:
@@ -73,14 +74,22 @@ class Journal:
             if values is None and number > 0 and number == len(lines) - 1:
                 break
             if values is None or not self._take(number, values):
-                what = f"{self.path}:{number + 1}: this is no line of a sweep's journal: "
-                raise in_the_way(what, "begin anew")
+                raise self._damaged(number)
             good += len(line)
         os.ftruncate(self._file, good)
         os.lseek(self._file, good, os.SEEK_SET)
         if good == 0:
             self._write(self._header())
             sync_folder(self.path)
+
+    def _damaged(self, number: int) -> SweepError:
+        """What is not in the way of going on: the other lines, and the results file."""
+        out = self.path.with_name(self.path.name.removesuffix(_SUFFIX))
+        ways = ["delete this line, and its point is run again; "] if number > 0 else []
+        if out.exists():
+            ways.append(f"if {out} has the rows, remove the journal, and only what is not there is run; ")
+        what = f"{self.path}:{number + 1}: this is no line of a sweep's journal: {'or '.join(ways)}"
+        return in_the_way(f"{what}{'or else ' if ways else ''}", "begin anew")
 
     def _take(self, number: int, values: dict[str, Any]) -> bool:
         """Whether this is what the line of this number has in it."""
