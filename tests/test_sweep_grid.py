@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import ipivrs
 from conftest import Shell
 from ipivrs import profiles
+from ipivrs.engines import DEFAULT_ENGINE
 from ipivrs.field_paths import known_paths, plain
 from ipivrs.grid import find_grid, shipped_grids
 from ipivrs.grid_points import Plan
@@ -273,6 +275,34 @@ def test_a_profile_that_changes_changes_the_points(tmp_path: Path) -> None:
 )
 def test_profiles_that_cannot_be_used(tmp_path: Path, top: str, message: str) -> None:
     assert mistake(tmp_path, f'scenario = "base.toml"\n{top}\n[grid]\nseed = [1]\n').startswith(message)
+
+
+def test_an_engine_without_profiles_that_is_given_instead_does_without_the_grids(tmp_path: Path, shell: Shell) -> None:
+    grid = write_grid(tmp_path, "seed = [1]")
+    plain_points = Plan(find_grid(grid), "threads").points
+    grid.write_text('profile = "sapphire-rapids"\n' + grid.read_text())
+    plan = Plan(find_grid(grid), "threads")
+    assert (plan.profile, plan.points) == (None, plain_points)
+    note = "note: the engine threads takes no profile: that of the grid is not used\n"
+    for options, said in (["--engine", "threads"], note), (["--engine", "virtual-time", "--restart"], ""):
+        result = shell("sweep", grid, "--out", tmp_path / "r.csv", "--workers", "1", *options)
+        assert (result.exit_code, result.stderr) == (0, said)
+    result = shell("sweep", grid, "--engine", "threads", "--profile", "sapphire-rapids")
+    assert "the engine threads takes no profile: leave out 'sapphire-rapids'" in result.stderr
+
+
+def test_help_names_the_engine_that_a_sweep_has_by_default(shell: Shell) -> None:
+    said = "".join(shell("sweep", "--help").stdout.split())
+    assert f"Instead of the grid's engine, which is {DEFAULT_ENGINE} if it names none.".replace(" ", "") in said
+
+
+def test_a_grid_is_no_scenario_of_a_grid(tmp_path: Path, shell: Shell) -> None:
+    file = tmp_path / "e.toml"
+    file.write_text('title = "x"\nscenario = "e.toml"\n[grid]\nseed = [1]\n')
+    what = f"must be a scenario, a file with [[vm]], and {file} is a grid"
+    assert shell("sweep", file).stderr == f"error: {file}:2: scenario: {what}\n"
+    with pytest.raises(ipivrs.SweepError, match=rf"^scenario: {re.escape(what)}$"):
+        Plan(find_grid(ipivrs.Grid(scenario=file, grid={"seed": [1]})))
 
 
 def test_a_profile_that_is_given_instead_is_no_mistake_of_the_grid(tmp_path: Path) -> None:

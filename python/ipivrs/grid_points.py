@@ -24,7 +24,7 @@ from ipivrs.policies import PolicyError, find, shipped
 from ipivrs.profiles import Profile
 from ipivrs.running import shipped_path, shipped_scenarios
 from ipivrs.scenario import Scenario
-from ipivrs.scenario_text import ScenarioError, mistakes, read, shortened
+from ipivrs.scenario_text import OtherKindError, ScenarioError, mistakes, read, shortened
 
 _KEY_DIGITS = 20
 
@@ -53,7 +53,7 @@ class Plan:
         self.title = found.grid.title
         try:
             self.engine = known_engine(engine or found.grid.engine)
-            self.profile, self._costs = _profile(found, self.engine, profile)
+            self.profile, self._costs = _profile(found, self.engine, profile, without=engine == "threads")
         except ValueError as error:
             raise SweepError(str(error)) from error
         self._base, self._scenario, self._base_folder = _base(found)
@@ -190,12 +190,21 @@ def _base(found: Found) -> tuple[dict[str, Any], Scenario, Path]:
     path = _scenario_path(found, what)
     try:
         return read(path).table, Scenario.load(path), path.parent
+    except OtherKindError as error:
+        what = f"must be a scenario, a file with [[vm]], and {os.fspath(path)} is {error.kind}"
+        message = f"scenario: {what}" if found.source is None else found.source.about(("scenario",), what)
+        raise SweepError(message) from error
     except ScenarioError as error:
         raise SweepError(str(error)) from error
 
 
-def _profile(found: Found, engine: Engine, instead: str | None) -> tuple[str | None, Profile | None]:
-    """The costs of virtual time: a relative path is from the grid's folder if it stands in the grid."""
+def _profile(found: Found, engine: Engine, instead: str | None, *, without: bool) -> tuple[str | None, Profile | None]:
+    """The costs of virtual time: a relative path is from the grid's folder if it stands in the grid.
+
+    `without`: an engine that takes none is given instead of the grid's, and the grid's profile goes with it.
+    """
+    if without:
+        return profile_for(engine, instead, Path())
     if instead is not None or found.source is None:
         return profile_for(engine, instead or found.grid.profile, Path())
     try:

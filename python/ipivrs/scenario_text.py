@@ -63,6 +63,15 @@ class ScenarioError(ValueError):
     """A scenario that cannot be used. The message names the file, the line, the field, and what is allowed."""
 
 
+class OtherKindError(ScenarioError):
+    """A file that is something else: a grid where a scenario should be."""
+
+    def __init__(self, place: str, kind: str, instead: str) -> None:
+        """Make it of the place of what tells, what it is, and what to do with it."""
+        super().__init__(f"{place}: {instead}")
+        self.kind = kind
+
+
 class FieldError(ValueError):
     """A scenario that no machine can be made of: the field, where it is in the table, and what is wrong with it."""
 
@@ -120,14 +129,14 @@ def read(path: Path, what: str = "a scenario") -> Source:
         raise ScenarioError(f"{path}:{_unquoted(text, message) or _twice(text, message) or message}") from error
     source = Source(path, table, dict(lines))
     if _KINDS[what][0] not in table and (other := _kind_of(table)):
-        key, instead = other
-        raise ScenarioError(f"{source.place((key,))}: {instead.format(path)}")
+        key, instead = _KINDS[other]
+        raise OtherKindError(source.place((key,)), other, instead.format(path))
     return source
 
 
-def _kind_of(table: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The table that tells what kind of file it is, and what to say of one; None: it is none of them."""
-    return next((kind for kind in _KINDS.values() if kind[0] in table), None)
+def _kind_of(table: Mapping[str, Any]) -> str | None:
+    """What kind of file it is; None: it is none of them."""
+    return next((kind for kind, (key, _) in _KINDS.items() if key in table), None)
 
 
 def _shipped(path: Path, what: str) -> str:
@@ -145,7 +154,7 @@ def other_than_a_policy(file: str, text: str) -> str | None:
     except ValueError:
         return None
     kind = _kind_of(table)
-    return kind[1].format(file) if kind else None
+    return _KINDS[kind][1].format(file) if kind else None
 
 
 def _unquoted(text: str, message: str) -> str | None:

@@ -10,12 +10,13 @@ from rich.text import Text
 
 from ipivrs import completion
 from ipivrs.bars import meter
-from ipivrs.grid import shipped_grids
+from ipivrs.engines import DEFAULT_ENGINE
+from ipivrs.grid import find_grid, shipped_grids
 from ipivrs.names import Engine
 from ipivrs.options import BadInputError, choice, number, refusals_are_bad_input
 from ipivrs.sweeping import MOST_WORKERS, SweepResult
 from ipivrs.sweeping import sweep as run_sweep
-from ipivrs.terminal import complain, show, show_json
+from ipivrs.terminal import complain, remark, show, show_json
 from ipivrs.wording import noun
 
 _FAILED = 1
@@ -42,7 +43,7 @@ def sweep(
         str | None,
         typer.Option(
             metavar="|".join(get_args(Engine)),
-            help="Instead of the grid's engine.",
+            help=f"Instead of the grid's engine, which is {DEFAULT_ENGINE} if it names none.",
             autocompletion=completion.one_of(Engine),
         ),
     ] = None,
@@ -72,6 +73,8 @@ def sweep(
             restart=restart,
             progress=progress,
         )
+    if named == "threads" and profile is None and find_grid(grid).grid.profile is not None:
+        remark(f"the engine {named} takes no profile: that of the grid is not used")
     if json:
         show_json(result.as_dict())
     elif result.rows:

@@ -137,8 +137,8 @@ def sweep(
         out: The results file, `.csv` or `.parquet`; by default the grid's name with `.csv`, in the current directory.
         workers: How many processes run points, 1 to 4096; by default one for each CPU.
         dask: Address of a dask scheduler whose workers run the points instead; without `workers`.
-        engine: What runs each scenario; by default what the grid says.
-        profile: The engine's profile of costs; by default what the grid says.
+        engine: What runs each scenario; by default what the grid says, or virtual-time.
+        profile: Virtual time's profile of costs; by default what the grid says, which `engine="threads"` does without.
         restart: Begin anew although there are results from before.
         progress: Called with the number of points that are done and the number of all, as rows come in.
 
