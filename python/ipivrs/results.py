@@ -230,9 +230,10 @@ class SideCounters(TypedDict):
 class Side(TypedDict):
     """A recording in virtual time, with IPI virtualization or without it.
 
-    `exits` are all VM exits. `exit_cycles` is what they took on the way out, in root mode and on the way in, with the
-    interrupts that the host takes to wake vCPUs, without what vCPUs slept, polled or waited. `cycles_per_ipi` is the
-    mean from the write of an interrupt command to the guest's next instruction. `latency` is by what interrupts met:
+    `exits` are all VM exits. `exit_cycles` is what they took on the way out, in root mode and on the way in, with what
+    it takes to switch from vCPU to vCPU and the interrupts that the host takes to wake vCPUs, without what vCPUs slept,
+    polled or waited. `cycles_per_ipi` is the mean from the write of an interrupt command to the guest's next
+    instruction, without what the host had its pCPU for meanwhile. `latency` is by what interrupts met:
     see `ScenarioResult.latency`, where "device" is a timer.
     """
 

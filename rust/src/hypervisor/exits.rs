@@ -5,6 +5,7 @@
 
 use super::apicv::Inhibit;
 use super::host::{Event, Host};
+use super::identity::X2APIC_BROADCAST;
 use super::policy::HostVector;
 use super::routing::{Message, targets};
 use super::setup::LOCAL_TIMER_VECTOR;
@@ -14,7 +15,9 @@ use super::vcpu::ApicBaseWrite;
 use crate::arch::apic_base::DEFAULT_PAGE_ADDRESS;
 use crate::arch::apic_register::{ErrorStatus, XApicId};
 use crate::arch::msr::{self, IA32_APIC_BASE, X2APIC_EOI, X2APIC_ICR, X2APIC_SELF_IPI, X2APIC_TPR};
-use crate::arch::{ApicBaseError, ApicMode, ApicRegister, Clause, Exit, ExitReason, Icr};
+use crate::arch::{
+    ApicBaseError, ApicMode, ApicRegister, Clause, DeliveryMode, DestinationMode, Exit, ExitReason, Icr, Shorthand,
+};
 use crate::processor::{EntryFailure, VirtualApic, x2apic_reserved};
 
 /// What the guest's instruction was, for exits that complete it in software.
@@ -59,6 +62,17 @@ pub fn host_interrupt<'m, H: Host<'m>>(host: &mut H, vector: u8, task: Option<&m
         return Handled::Reschedule;
     }
     Handled::Continue
+}
+
+/// Whether KVM sends what a write of the x2APIC ICR says before it enables interrupts again.
+/// (`handle_fastpath_set_x2apic_icr_irqoff`)
+#[must_use]
+pub fn has_fast_path(value: u64) -> bool {
+    let icr = Icr::from_x2apic(value);
+    icr.low.shorthand() == Shorthand::None
+        && icr.low.destination_mode() == DestinationMode::Physical
+        && icr.low.delivery_mode() == DeliveryMode::Fixed
+        && icr.destination != X2APIC_BROADCAST
 }
 
 impl Task {

@@ -4,6 +4,7 @@ use super::super::host::Poster;
 use super::super::shared::Mode;
 use super::super::testing::{HERE, bench};
 use super::*;
+use crate::arch::IcrLow;
 use crate::arch::apic_register::SVR_ENABLED;
 use crate::processor::descriptor;
 
@@ -50,6 +51,19 @@ fn hlt_and_external_interrupts() {
 }
 
 /// The values that WRMSR refuses, and what each leaves alone.
+#[test]
+fn only_plain_interrupts_to_one_vcpu_have_a_fast_path() {
+    let with = |low: IcrLow, destination| has_fast_path(Icr { low, destination }.to_x2apic());
+    let plain = IcrLow::new().with_vector(0x41);
+    assert!(with(plain, 3));
+    assert!(!with(plain, u32::MAX), "broadcast");
+    assert!(!with(plain.with_destination_mode(DestinationMode::Logical), 3));
+    assert!(!with(plain.with_delivery_mode(DeliveryMode::Nmi), 3));
+    for shorthand in [Shorthand::Self_, Shorthand::All, Shorthand::AllButSelf] {
+        assert!(!with(plain.with_shorthand(shorthand), 3), "{shorthand:?}");
+    }
+}
+
 #[test]
 fn wrmsr_faults() {
     let (mut host, mut tasks) = bench(2, ApicMode::X2Apic);

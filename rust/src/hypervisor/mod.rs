@@ -19,7 +19,7 @@ mod vm;
 
 pub use apicv::{Apicv, Inhibit, Inhibits, MsrBitmap};
 pub use enter::Entry;
-pub use exits::{Handled, Instruction, clear_inhibit, host_interrupt, set_inhibit};
+pub use exits::{Handled, Instruction, clear_inhibit, has_fast_path, host_interrupt, set_inhibit};
 pub use host::{Event, Host, Poster, Slot};
 pub use identity::{ApicIdentity, X2APIC_BROADCAST, XAPIC_BROADCAST};
 pub use routing::{Message, means, targets};

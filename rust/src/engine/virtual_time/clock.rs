@@ -100,7 +100,7 @@ impl Simulation<'_, '_> {
                 }
                 if self.finished_at == 0 && self.timetable.is_none() {
                     // It was over when somebody acted last, and not when that is found out.
-                    self.finished_at = self.pcpus.iter().map(|at| at.clock.get()).max().unwrap_or(self.now);
+                    self.finished_at = self.last_act();
                 }
                 return Some(End::Complete);
             }

@@ -34,8 +34,12 @@ impl Simulation<'_, '_> {
         if violations.is_empty() && (spinning || matches!(end, End::Restless)) {
             violations.push(stall(&self, &self.config.guests, &runners));
         }
-        // Where nothing ends, the run is over when it is told so, or when nothing is left to do.
-        let cycles = if self.finished_at > 0 { self.finished_at } else { self.now };
+        // It was over when its programs were at their ends; or with the last act, and not before it was told to end.
+        let cycles = match self.finished_at {
+            finished if self.unfinished == 0 && finished > 0 => finished,
+            told if self.time_is_over => told.max(self.last_act()),
+            _ => self.last_act(),
+        };
         // What the engine kept beside the balances has come to latencies.
         let mut sums = Account::default();
         sums.absorb(&account);
@@ -51,6 +55,11 @@ impl Simulation<'_, '_> {
         let fates = self.timetable.map(Timetable::into_fates).unwrap_or_default();
         let latencies = self.stopwatch.into_latencies();
         VirtualRun { machine, cycles, latencies, log: self.log.in_order(), spent: self.spent, fates }
+    }
+
+    /// When a pCPU was last busy.
+    pub(super) fn last_act(&self) -> u64 {
+        self.pcpus.iter().map(|at| at.clock.get()).max().unwrap_or(self.now)
     }
 
     fn vm_results<T>(&self, account: &Account<T>) -> Vec<VmResult> {

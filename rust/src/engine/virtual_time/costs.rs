@@ -87,7 +87,7 @@ costs! {
     context_switch: 1,
     /// Waking a thread, on the waker's side.
     wake: 1,
-    /// From the wake-up of a thread until an idle pCPU runs it.
+    /// From the wake-up of an idle pCPU until it executes again.
     idle_exit: 1,
     /// The longest that the host polls before a vCPU sleeps. (`halt_poll_ns`)
     halt_poll: 0,

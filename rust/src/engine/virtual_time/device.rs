@@ -25,21 +25,23 @@ impl Simulation<'_, '_> {
         let config = self.config;
         let Some(device) = config.devices.get(number as usize) else { return NEVER };
         let turn = self.devices[number as usize].posted;
-        if device.posts.is_some_and(|posts| turn >= posts) {
-            self.one_finished();
-            self.finished_at = self.finished_at.max(self.now);
-            return NEVER;
-        }
-        if self.stopping {
+        if self.stopping && device.posts.is_none_or(|posts| turn < posts) {
             if device.posts.is_some() {
                 self.one_finished();
             }
             return NEVER;
         }
-        self.devices[number as usize].posted += 1;
-        let next = self.now + u64::from(device.gap) * SPIN + u64::from(self.costs.instruction);
-        self.post(device, turn);
-        next
+        if device.posts.is_none_or(|posts| turn < posts) {
+            self.devices[number as usize].posted += 1;
+            self.post(device, turn);
+        }
+        if device.posts.is_some_and(|posts| turn + 1 >= posts) {
+            // The last one, or there was none to be posted.
+            self.one_finished();
+            self.finished_at = self.finished_at.max(self.now);
+            return NEVER;
+        }
+        self.now + u64::from(device.gap) * SPIN + u64::from(self.costs.instruction)
     }
 
     fn post(&mut self, device: &crate::engine::machine::Device, turn: u64) {

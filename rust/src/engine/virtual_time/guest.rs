@@ -93,6 +93,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
                 }
             }
             if self.now >= slice_end {
+                if self.now >= self.limit {
+                    // Others act before: perhaps nobody waits for the pCPU then.
+                    return Next::Wait(self.now);
+                }
                 // The host's timer: it is taken at once.
                 slice_end = NEVER;
                 at.slice_end.set(NEVER);

@@ -108,7 +108,8 @@ impl<'m> Host<'m> for Simulation<'m, '_> {
                         (Class::Device, What::Device)
                     }
                 };
-                let written_at = self.pcpus.get(self.current as usize).map_or(self.now, |pcpu| pcpu.written_at.get());
+                let rang_at = self.timetable.as_ref().map_or(self.now, |timetable| timetable.rang_at);
+                let written_at = self.pcpus.get(self.current as usize).map_or(rang_at, |pcpu| pcpu.written_at.get());
                 self.log_event(written_at, to, what, vector, to);
                 self.posted_for(to, vector, coalesced, (class, written_at));
             }

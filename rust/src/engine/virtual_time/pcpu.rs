@@ -97,8 +97,8 @@ pub(super) struct Pcpu<'m> {
     /// When the guest wrote the interrupt command that exited, until it is back in the guest.
     pub(super) sending: Cell<Option<u64>>,
     pub(super) queue: RefCell<VecDeque<&'m mut Runner>>,
-    /// When the vCPU began to sleep, were it not for polling.
-    pub(super) halted_at: Cell<u64>,
+    /// When polling began.
+    pub(super) polls_since: Cell<u64>,
     /// When polling ends.
     pub(super) polls_until: Cell<u64>,
     pub(super) wakeup_list: RefCell<Vec<u32>>,
@@ -133,7 +133,7 @@ impl<'m> Pcpu<'m> {
             spun_on: Cell::new(None),
             saw: Cell::new(0),
             spun_at: Cell::new(u64::MAX),
-            halted_at: Cell::new(0),
+            polls_since: Cell::new(0),
             sending: Cell::new(None),
             residents: Cell::new(0),
             left: Cell::new(None),

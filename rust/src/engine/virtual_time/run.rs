@@ -47,10 +47,11 @@ pub struct VirtualRun {
 /// Where cycles went, over all vCPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// On the way out of guests, in root mode with a vCPU, on the way in, and in interrupts that the host takes on an idle
-    /// pCPU; not what vCPUs slept, polled or waited.
+    /// On the way out of guests, in root mode with a vCPU, on the way in, in switches from vCPU to vCPU, and in interrupts that
+    /// the host takes on an idle pCPU; not what vCPUs slept, polled or waited.
     pub exits: u64,
-    /// From the write of an interrupt command to the guest's next instruction, if it was posted or exited.
+    /// From the write of an interrupt command to the guest's next instruction, if it was posted or exited; not while the vCPU
+    /// had no pCPU.
     pub sending: u64,
 }
 

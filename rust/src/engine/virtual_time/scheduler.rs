@@ -2,16 +2,29 @@
 
 use super::pcpu::{Injected, Left, Pcpu, Phase};
 use super::simulation::{Simulation, Whereabouts, next_round};
+use crate::arch::msr::X2APIC_ICR;
 use crate::arch::{Exit, ExitReason};
 use crate::engine::machine::verdict::Directory;
 use crate::engine::machine::{Runner, What};
 use crate::hypervisor::{
-    Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, host_interrupt, set_inhibit,
+    Entry, Handled, Inhibit, Inhibits, Instruction, MpState, Put, TaskState, clear_inhibit, has_fast_path,
+    host_interrupt, set_inhibit,
 };
 use rand_xoshiro::rand_core::Rng;
 
 /// One of so many entries toggles APICv, where chaos does.
 const TOGGLE: u64 = 2000;
+
+/// What is kept of a vCPU that has no pCPU, or may soon have none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OffPcpu {
+    /// How long its pCPU polls before it sleeps, in cycles.
+    poll: u32,
+    /// It was preempted before its guest went on after an interrupt command that exited.
+    sending: bool,
+    /// When its last halt began.
+    halted_at: u64,
+}
 
 /// What comes of a phase.
 pub(super) enum Next {
@@ -68,6 +81,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             while matches!(next, Next::Go) && self.now < self.limit {
                 next = self.phase(at, runner);
             }
+            let since = self.now;
             match next {
                 Next::Go | Next::Broken => {
                     at.runner.set(Some(runner));
@@ -77,9 +91,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
                     at.runner.set(Some(runner));
                     return until;
                 }
-                Next::Preempted => self.preempted(runner),
-                Next::Asleep => self.asleep(runner),
+                Next::Preempted => self.preempted(at, runner),
+                Next::Asleep => self.asleep(at, runner),
             }
+            self.spent.exits += self.now - since;
             at.phase.set(Phase::Idle);
             self.note_load(self.current);
             if self.now >= self.limit {
@@ -101,12 +116,17 @@ impl<'m, 'o> Simulation<'m, 'o> {
         next
     }
 
-    /// Takes a vCPU, if there is one to be run.
+    /// Takes a vCPU, if there is one to be run, after the interrupts that there are.
     fn find_work(&mut self) -> Option<&'m mut Runner> {
-        let at = self.at();
         let since = self.now;
         self.root_interrupts(None);
+        let found = self.take_work();
         self.spent.exits += self.now - since;
+        found
+    }
+
+    fn take_work(&mut self) -> Option<&'m mut Runner> {
+        let at = self.at();
         if self.queued == 0 || self.taken() {
             return None;
         }
@@ -131,13 +151,22 @@ impl<'m, 'o> Simulation<'m, 'o> {
         }
         self.note_event(runner, What::Loaded, 0, self.current);
         runner.task.load(self);
+        self.begin_slice(at);
+        at.over.set(false);
+        if let Some(off) = self.off_pcpu.get_mut(runner.task.slot as usize)
+            && std::mem::take(&mut off.sending)
+        {
+            at.sending.set(Some(self.now));
+        }
+        Some(runner)
+    }
+
+    fn begin_slice(&mut self, at: &Pcpu<'_>) {
         let mut slice = u64::from(self.config.time_slice) * u64::from(self.costs.time_slice_unit);
         if self.config.chaos.preempt {
             slice = 1 + self.random.next_u64() % slice.max(1);
         }
         at.slice_end.set(self.now + slice);
-        at.over.set(false);
-        Some(runner)
     }
 
     /// The pCPU that acts goes on with a phase.
@@ -194,9 +223,13 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// The top of `vcpu_run`.
     fn root(&mut self, runner: &mut Runner) -> Next {
         let at = self.at();
-        let over = self.root_interrupts(Some(runner)) | at.over.take();
+        let over = self.root_interrupts(Some(runner)) | at.over.take() | (self.now >= self.slice_end_if_shared(at));
         if over && (self.others(at) || self.config.chaos.preempt) {
             return Next::Preempted;
+        }
+        if over {
+            // Nobody waits any longer: who comes next waits for the end of this one.
+            self.begin_slice(at);
         }
         if runner.task.blocking {
             return self.go(Phase::CheckBlock);
@@ -256,7 +289,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
         runner.task.after_exit(self);
         let costs = &self.costs;
         self.spend(match (exit.reason, instruction) {
-            (ExitReason::MsrWrite, Instruction::Wrmsr { msr: crate::arch::msr::X2APIC_ICR, .. }) => costs.exit_msr_icr,
+            (ExitReason::MsrWrite, Instruction::Wrmsr { msr: X2APIC_ICR, value }) if has_fast_path(value) => {
+                costs.exit_msr_icr
+            }
             (ExitReason::MsrWrite, _) => costs.exit_msr,
             (ExitReason::ApicWrite, _) => costs.exit_apic_write,
             (ExitReason::ApicAccess, _) => costs.exit_apic_access,
@@ -287,19 +322,21 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// The vCPU has nothing to run: its pCPU polls for a while, unless somebody else wants it. (`kvm_vcpu_halt`)
     fn halted(&mut self, runner: &Runner) -> Next {
         let at = self.at();
-        at.halted_at.set(self.now);
-        let poll = self.polls[runner.task.slot as usize];
+        let off = &mut self.off_pcpu[runner.task.slot as usize];
+        off.halted_at = self.now;
+        let poll = off.poll;
         if runner.task.mp_state != MpState::Halted || poll == 0 || self.others(at) {
             return self.go(Phase::Block);
         }
         self.whereabouts[runner.task.slot as usize] = Whereabouts::Polls(self.current);
+        at.polls_since.set(self.now);
         at.polls_until.set(self.now + u64::from(poll));
         self.go(Phase::Poll)
     }
 
     fn poll(&mut self, runner: &mut Runner) -> Next {
         let at = self.at();
-        let (since, until) = (at.halted_at.get(), at.polls_until.get());
+        let (since, until) = (at.polls_since.get(), at.polls_until.get());
         let over = self.root_interrupts(Some(runner));
         at.over.set(at.over.get() | over);
         // Where there is something, the look before sleeping finds the same, and lets it go on.
@@ -351,21 +388,23 @@ impl<'m, 'o> Simulation<'m, 'o> {
     /// How long the vCPU had nothing to do decides how long its pCPU polls the next time. (`kvm_vcpu_halt`)
     fn slept(&mut self, runner: &Runner) {
         let most = self.costs.halt_poll;
-        let slept = self.now.saturating_sub(self.at().halted_at.get());
-        let Some(poll) = self.polls.get_mut(runner.task.slot as usize) else { return };
+        let Some(OffPcpu { poll, halted_at, .. }) = self.off_pcpu.get_mut(runner.task.slot as usize) else { return };
+        let slept = self.now.saturating_sub(*halted_at);
         if slept <= u64::from(*poll) {
             return;
         }
         if slept > u64::from(most) {
-            // `halt_poll_ns_shrink` is 0 by default: no polling at all.
+            // `halt_poll_ns_shrink` is 0, the default until Linux 6.11: no polling at all.
             *poll = 0;
         } else {
             // `halt_poll_ns_grow` is 2.
-            *poll = (*poll * 2).max(self.costs.halt_poll_start).min(most);
+            *poll = poll.saturating_mul(2).max(self.costs.halt_poll_start).min(most);
         }
     }
 
-    fn preempted(&mut self, runner: &'m mut Runner) {
+    fn preempted(&mut self, at: &Pcpu<'_>, runner: &'m mut Runner) {
+        let sending = self.stops_sending(at);
+        self.off_pcpu[runner.task.slot as usize].sending = sending;
         self.note_event(runner, What::Preempted, 0, self.current);
         self.account.scheduling.preemptions += 1;
         runner.task.put(self, Put::Preempted);
@@ -374,7 +413,16 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.enqueue(pcpu, runner, self.costs.idle_exit);
     }
 
-    fn asleep(&mut self, runner: &'m mut Runner) {
+    /// The vCPU leaves the pCPU. Returns whether that is between an interrupt command that exited and the guest's next
+    /// instruction: until it is back here or elsewhere it does not send.
+    fn stops_sending(&mut self, at: &Pcpu<'_>) -> bool {
+        let since = at.sending.take();
+        self.spent.sending += since.map_or(0, |since| self.now - since);
+        since.is_some()
+    }
+
+    fn asleep(&mut self, at: &Pcpu<'_>, runner: &'m mut Runner) {
+        self.stops_sending(at);
         self.note_event(runner, What::Slept, 0, self.current);
         self.account.scheduling.blocks += 1;
         runner.task.put(self, Put::Blocking);

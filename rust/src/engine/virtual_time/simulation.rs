@@ -10,6 +10,7 @@ use super::log::{Log, Logged};
 use super::pcpu::{Pcpu, Phase};
 use super::reading::Aims;
 use super::run::Spent;
+use super::scheduler::OffPcpu;
 use super::spinners::Spinners;
 use super::timetable::Timetable;
 use crate::engine::machine::setup::{boot, finite};
@@ -72,8 +73,8 @@ pub(super) struct Simulation<'m, 'o> {
     /// vCPUs that sleep.
     pub(super) beds: Vec<Option<&'m mut Runner>>,
     pub(super) whereabouts: Vec<Whereabouts>,
-    /// How long each vCPU's pCPU polls before it sleeps, in cycles.
-    pub(super) polls: Vec<u32>,
+    /// Of each vCPU.
+    pub(super) off_pcpu: Vec<OffPcpu>,
     /// pCPUs that idle and have nobody in their queue.
     free: Bitmap,
     /// vCPUs in queues.
@@ -176,7 +177,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
             unused: [].iter_mut(),
             beds: (0..slots).map(|_| None).collect(),
             whereabouts: vec![Whereabouts::Queued; slots],
-            polls: vec![0; slots],
+            off_pcpu: vec![OffPcpu::default(); slots],
             calendar,
             account: Account::new(slots),
             stopwatch: Stopwatch::new().map_err(|_| MachineError::Histogram)?,
@@ -377,8 +378,10 @@ impl<'m, 'o> Simulation<'m, 'o> {
     #[inline(never)]
     fn arrives_in_root(&mut self, pcpu: u32, at: &Pcpu<'_>, arrival: u64) {
         match at.phase.get() {
-            Phase::Idle => self.pcpu_acts_by(pcpu, at, arrival + u64::from(self.costs.idle_exit)),
-            Phase::Poll => self.pcpu_acts_by(pcpu, at, arrival),
+            Phase::Idle if at.clock.get() <= arrival => {
+                self.pcpu_acts_by(pcpu, at, arrival + u64::from(self.costs.idle_exit));
+            }
+            Phase::Idle | Phase::Poll => self.pcpu_acts_by(pcpu, at, arrival),
             _ => {}
         }
     }
@@ -394,9 +397,14 @@ impl<'m, 'o> Simulation<'m, 'o> {
         at.queue.borrow_mut().push_back(runner);
         self.queued += 1;
         self.note_load(pcpu);
-        // Who runs there shares from now on.
-        let until = if at.is_idle() { self.now + u64::from(delay) } else { at.slice_end.get().max(self.now) };
-        self.act_by(pcpu, until);
+        match at.phase.get() {
+            Phase::Idle if at.clock.get() <= self.now => self.act_by(pcpu, self.now + u64::from(delay)),
+            // It is awake.
+            Phase::Idle => self.act_by(pcpu, self.now),
+            Phase::Poll => self.poller_looks(pcpu),
+            // Who runs there shares from now on.
+            _ => self.act_by(pcpu, at.slice_end.get().max(self.now)),
+        }
     }
 
     /// Where a vCPU goes on that was at `pcpu` last: there, unless somebody is there and another is free.
@@ -472,7 +480,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         let at = &self.pcpus[pcpu as usize];
         if at.phase.get() == Phase::Poll {
             let seen = self.now + u64::from(self.costs.line_transfer);
-            self.pcpu_acts_by(pcpu, at, next_round(at.halted_at.get(), seen, self.costs.halt_poll_spin));
+            self.pcpu_acts_by(pcpu, at, next_round(at.polls_since.get(), seen, self.costs.halt_poll_spin));
         }
     }
 }

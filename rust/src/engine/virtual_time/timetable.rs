@@ -35,6 +35,8 @@ pub(super) struct Timetable {
     alarms: BinaryHeap<Reverse<(u64, u32)>>,
     /// The alarm of the halt that each vCPU is in.
     alarm: Vec<u64>,
+    /// When the alarm rang that is under way.
+    pub(super) rang_at: u64,
     /// Until when the host has the pCPU of each.
     taken_until: Vec<u64>,
     fates: Fates,
@@ -47,6 +49,7 @@ impl Timetable {
             preemptions,
             alarms: BinaryHeap::new(),
             alarm: vec![NEVER; slots],
+            rang_at: 0,
             taken_until: vec![0; slots],
             fates: vec![Vec::new(); slots],
         }
@@ -92,9 +95,11 @@ impl Simulation<'_, '_> {
         self.act_by(self.clock_actor(), until);
     }
 
-    /// Does what is due.
+    /// Does what is due: all at once, for it is many pCPUs' and the clock is none.
     pub(super) fn keep_timetable(&mut self) {
+        let due = self.now;
         while let Some(timetable) = &mut self.timetable {
+            (self.now, timetable.rang_at) = (due, due);
             if let Some(&Reverse((time, slot))) = timetable.alarms.peek().filter(|alarm| alarm.0.0 <= self.now) {
                 timetable.alarms.pop();
                 if timetable.alarm.get(slot as usize) == Some(&time) && !self.waits_for_start_up(slot) {
