@@ -96,7 +96,7 @@ def test_a_run_that_ended_at_a_violation_is_compared_with_none(shell: Shell, tmp
     out = tmp_path / "out.html"
     result = shell("run", X2APIC_BOOT, "--engine", "virtual-time", "--policy", "kvm-pre-ipiv", "--report", out)
     assert result.exit_code == 1
-    ended = "lost-wakeup ended the run after 80.660 of 411.838 s: all counts are up to there"
+    ended = "lost-wakeup ended the run after 80.657 of 411.838 s: all counts are up to there"
     for text in (" ".join(result.stdout.split()), out.read_text(encoding="utf-8")):
         assert ended in text
         assert "4 of 10 IPIs that were sent until then need no VM exit (40.0 %)" in text
