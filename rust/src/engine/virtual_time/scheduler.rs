@@ -24,6 +24,8 @@ pub(super) struct OffPcpu {
     sending: bool,
     /// When its last halt began.
     halted_at: u64,
+    /// When it came into the queue that it is in.
+    pub(super) ready_at: u64,
 }
 
 /// What comes of a phase.
@@ -120,9 +122,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
     fn find_work(&mut self) -> Option<&'m mut Runner> {
         let since = self.now;
         self.root_interrupts(None);
-        let found = self.take_work();
         self.spent.exits += self.now - since;
-        found
+        self.take_work()
     }
 
     fn take_work(&mut self) -> Option<&'m mut Runner> {
@@ -138,6 +139,11 @@ impl<'m, 'o> Simulation<'m, 'o> {
         at.phase.set(Phase::Root);
         self.note_load(from);
         self.note_load(self.current);
+        let off = &mut self.off_pcpu[runner.task.slot as usize];
+        let sending = std::mem::take(&mut off.sending);
+        // Who put it there may be ahead.
+        let since = self.now.max(off.ready_at);
+        self.now = since;
         self.spend(self.costs.context_switch);
         self.whereabouts[runner.task.slot as usize] = Whereabouts::OnPcpu(self.current);
         if let Some(slot) = Directory::slot(self, runner.task.slot)
@@ -153,11 +159,8 @@ impl<'m, 'o> Simulation<'m, 'o> {
         runner.task.load(self);
         self.begin_slice(at);
         at.over.set(false);
-        if let Some(off) = self.off_pcpu.get_mut(runner.task.slot as usize)
-            && std::mem::take(&mut off.sending)
-        {
-            at.sending.set(Some(self.now));
-        }
+        at.sending.set(sending.then_some(self.now));
+        self.spent.exits += self.now - since;
         Some(runner)
     }
 

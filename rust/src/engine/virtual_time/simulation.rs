@@ -392,7 +392,9 @@ impl<'m, 'o> Simulation<'m, 'o> {
 
     /// Puts a vCPU that can run into a queue. `delay`: until an idle pCPU runs it.
     pub(super) fn enqueue(&mut self, pcpu: u32, runner: &'m mut Runner, delay: u32) {
-        self.whereabouts[runner.task.slot as usize] = Whereabouts::Queued;
+        let slot = runner.task.slot as usize;
+        self.whereabouts[slot] = Whereabouts::Queued;
+        self.off_pcpu[slot].ready_at = self.now;
         let Some(at) = self.pcpus.get(pcpu as usize) else { return };
         at.queue.borrow_mut().push_back(runner);
         self.queued += 1;
