@@ -222,6 +222,17 @@ def test_values_of_the_grid_that_were_changed_are_refused(tmp_path: Path, suffix
         assert wrong.read_bytes() == before
 
 
+def test_values_of_a_grid_that_was_made_in_python_are_known_again(tmp_path: Path) -> None:
+    """Tuples, and what stands for tables, are in the file as a grid's file would have them."""
+    group = ipivrs.Group(vcpus=[0], program=ipivrs.Program().compute(5).hlt())
+    vms = [(ipivrs.VM(vcpus=2, group=(group,)),), [{"vcpus": 2, "group": (group,)}, ipivrs.VM(group=[group])]]
+    grid, out = ipivrs.Grid(scenario="ping", grid={"vm": vms}), tmp_path / "r.csv"
+    first = ipivrs.sweep(grid, out=out, workers=1)
+    assert not first.errors
+    again = ipivrs.sweep(grid, out=out)
+    assert (again.ran, again.rows) == (0, first.rows)
+
+
 @pytest.mark.parametrize(("true", "false"), [("TRUE", "FALSE"), ("True", "False")])
 def test_what_spreadsheets_and_pandas_make_of_numbers_and_booleans_is_read(
     tmp_path: Path, true: str, false: str

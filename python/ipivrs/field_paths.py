@@ -47,7 +47,9 @@ def plain(value: object) -> Any:  # noqa: ANN401
         # The first key of a statement says what it does; a workload is known by its name.
         kept = value.model_fields_set | {"name"}
         return {name: plain(getattr(value, field)) for name, field in _names(value) if field in kept}
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        return {name: plain(element) for name, element in value.items()}
+    if isinstance(value, list | tuple):
         return [plain(element) for element in value]
     return value
 
