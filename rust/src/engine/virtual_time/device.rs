@@ -25,13 +25,14 @@ impl Simulation<'_, '_> {
         let config = self.config;
         let Some(device) = config.devices.get(number as usize) else { return NEVER };
         let turn = self.devices[number as usize].posted;
-        if self.stopping && device.posts.is_none_or(|posts| turn < posts) {
+        let posts_more = device.posts.is_none_or(|posts| turn < posts);
+        if self.stopping && posts_more {
             if device.posts.is_some() {
                 self.one_finished();
             }
             return NEVER;
         }
-        if device.posts.is_none_or(|posts| turn < posts) {
+        if posts_more {
             self.devices[number as usize].posted += 1;
             self.post(device, turn);
         }

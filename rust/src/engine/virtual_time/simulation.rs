@@ -378,12 +378,16 @@ impl<'m, 'o> Simulation<'m, 'o> {
     #[inline(never)]
     fn arrives_in_root(&mut self, pcpu: u32, at: &Pcpu<'_>, arrival: u64) {
         match at.phase.get() {
-            Phase::Idle if at.clock.get() <= arrival => {
-                self.pcpu_acts_by(pcpu, at, arrival + u64::from(self.costs.idle_exit));
-            }
-            Phase::Idle | Phase::Poll => self.pcpu_acts_by(pcpu, at, arrival),
+            Phase::Idle => self.idle_pcpu_acts(pcpu, at, arrival, self.costs.idle_exit),
+            Phase::Poll => self.pcpu_acts_by(pcpu, at, arrival),
             _ => {}
         }
+    }
+
+    /// There is something to do for an idle pCPU, which is awake after `delay`; at once, if it was busy until now.
+    fn idle_pcpu_acts(&mut self, pcpu: u32, at: &Pcpu<'_>, time: u64, delay: u32) {
+        let awake = at.clock.get() > time;
+        self.pcpu_acts_by(pcpu, at, if awake { time } else { time + u64::from(delay) });
     }
 
     pub(super) fn request(&mut self, pcpu: u32, vector: u8) {
@@ -400,9 +404,7 @@ impl<'m, 'o> Simulation<'m, 'o> {
         self.queued += 1;
         self.note_load(pcpu);
         match at.phase.get() {
-            Phase::Idle if at.clock.get() <= self.now => self.act_by(pcpu, self.now + u64::from(delay)),
-            // It is awake.
-            Phase::Idle => self.act_by(pcpu, self.now),
+            Phase::Idle => self.idle_pcpu_acts(pcpu, at, self.now, delay),
             Phase::Poll => self.poller_looks(pcpu),
             // Who runs there shares from now on.
             _ => self.act_by(pcpu, at.slice_end.get().max(self.now)),
