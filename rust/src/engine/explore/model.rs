@@ -1,7 +1,7 @@
 //! The machine that is explored: who can do what next, and what comes of it.
 //!
 //! Everything that changes a descriptor, a vCPU's shared words or a local APIC is a call of the functions that the other
-//! engines call: [`descriptor`](crate::processor::descriptor), [`local_apic`], [`Frame::step`](crate::hypervisor::policy::Frame).
+//! engines call: [`descriptor`](crate::processor::descriptor), [`local_apic`](crate::processor::local_apic), [`Frame::step`](crate::hypervisor::policy::Frame).
 
 use super::CheckError;
 use super::bounds::{Bounds, MemoryModel};
