@@ -132,6 +132,27 @@ fn a_halt_that_no_interrupt_ends_ends_when_it_did() {
     assert_eq!(timed.with.run.machine.account.counts.device_posts, 0, "the IPI ended it");
 }
 
+/// Timers that are due at the same time do not wait for each other: soon afterwards the last vCPU is in its guest too.
+#[test]
+fn timers_ring_at_their_times() {
+    const VCPUS: u32 = 16;
+    let entry = |vcpu: u32| format!("q {} [000] 1.000000: kvm:kvm_entry: vcpu {vcpu}, rip 0x1", 100 + vcpu);
+    let wakeup =
+        |vcpu: u32| format!("q {} [000] 1.000800: kvm:kvm_vcpu_wakeup: wait time 700000 ns, polling valid", 100 + vcpu);
+    let send = [
+        "q 100 [000] 1.00080150: kvm:kvm_apic_ipi: dst f vec 251 (Fixed|physical|de-assert|edge|dst)".to_owned(),
+        "q 100 [000] 1.00080151: kvm:kvm_msr: msr_write 830 = 0xf000000fb".to_owned(),
+    ];
+    let lines: Vec<_> = (0..VCPUS).map(entry).chain((0..VCPUS).map(wakeup)).chain(send).collect();
+    let timed = run(&text(&lines.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert_eq!(classes(&timed.with), [("running", 1), ("device", 16)]);
+    // From when it rings: to post it and to wake a vCPU are parts of it, and so are ten steps of the policy on its way.
+    let (costs, timers) = (costs(), timed.with.run.latencies.of(Class::Device));
+    let way =
+        [costs.wake, costs.idle_exit, costs.context_switch, costs.vm_entry, costs.delivery, 10 * costs.policy_locked];
+    assert!(timers.min() >= way.into_iter().map(u64::from).sum(), "{} cycles", timers.min());
+}
+
 #[test]
 fn what_is_saved_is_an_exit_for_each_interrupt() {
     let sends = [ipi("1.00010"), ipi("1.00020"), ipi("1.00030")];

@@ -228,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn none_is_too_long() {
+        let (mut watch, mut sent) = (Stopwatch::new().unwrap(), 0);
+        watch.begin((1, 0x41), &mut sent, false, (Class::Running, 0));
+        let cycles = 1 << 60;
+        delivered(&mut watch, (1, 0x41), &mut sent, cycles);
+        let most = watch.into_latencies().of(Class::Running).max();
+        assert!(most.abs_diff(cycles) <= cycles / 1000, "{most}");
+    }
+
+    #[test]
     fn a_second_one_behind_the_first_counts_too() {
         let (mut watch, mut sent, of) = (Stopwatch::new().unwrap(), 0, (1, 0x41));
         let mut others = 0;
