@@ -38,8 +38,11 @@ pub fn ping(policy: &str, runs: u64, costs: &Costs) -> Result<Pace, NotMeasured>
         // Each round takes as many cycles.
         stretches.extend(cutter.stretches(ipis / cycles));
         made += 1;
+        if made < runs {
+            continue;
+        }
         let pace = Pace::of(&stretches);
-        if made >= runs && (pace.own.is_some() || made >= runs * PATIENCE) {
+        if pace.own.is_some() || made >= runs * PATIENCE {
             return Ok(pace);
         }
     }

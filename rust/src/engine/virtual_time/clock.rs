@@ -98,10 +98,6 @@ impl Simulation<'_, '_> {
                     self.set_clock();
                     return None;
                 }
-                if self.finished_at == 0 && self.timetable.is_none() {
-                    // It was over when somebody acted last, and not when that is found out.
-                    self.finished_at = self.last_act();
-                }
                 return Some(End::Complete);
             }
             if let Some(lost) = self.tick() {

@@ -34,7 +34,8 @@ impl Simulation<'_, '_> {
         if violations.is_empty() && (spinning || matches!(end, End::Restless)) {
             violations.push(stall(&self, &self.config.guests, &runners));
         }
-        // It was over when its programs were at their ends; or with the last act, and not before it was told to end.
+        // It was over when its programs were at their ends; or with the last act, however much later that is found out, and not
+        // before it was told to end.
         let cycles = match self.finished_at {
             finished if self.unfinished == 0 && finished > 0 => finished,
             told if self.time_is_over => told.max(self.last_act()),
@@ -58,7 +59,7 @@ impl Simulation<'_, '_> {
     }
 
     /// When a pCPU was last busy.
-    pub(super) fn last_act(&self) -> u64 {
+    fn last_act(&self) -> u64 {
         self.pcpus.iter().map(|at| at.clock.get()).max().unwrap_or(self.now)
     }
 
